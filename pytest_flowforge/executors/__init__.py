@@ -1,0 +1,1 @@
+"""What executes jobs; each module holds one executor and knows none of the others."""

@@ -1,0 +1,36 @@
+"""The hooks of pytest-flowforge, for conftest.py files and plugins.
+
+All are called in the process that runs pytest (never in a worker). The observers (``run_started`` to
+``run_finished``) are called once for each event and in order; what they return is ignored, and one that raises is
+named once and not called again: it never fails the run. Arguments may be left out of an implementation, as usual.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pytest_flowforge.core.model import Task
+    from pytest_flowforge.plugin.listeners import Run, TaskResult
+
+__all__: list[str] = []
+
+
+def pytest_flowforge_run_started(run: Run) -> None:
+    """The run begins: the graph is valid, nothing has started yet."""
+
+
+def pytest_flowforge_task_started(task: Task, attempt: int) -> None:
+    """An attempt (counted from 1) at *task* is about to start."""
+
+
+def pytest_flowforge_task_retrying(task: Task, attempt: int, result: TaskResult, delay: float) -> None:
+    """Attempt number *attempt* failed with *result*; the next one starts in *delay* seconds or later."""
+
+
+def pytest_flowforge_task_finished(task: Task, result: TaskResult) -> None:
+    """*task* has come to its end, whatever that is: success, failure, skip, block."""
+
+
+def pytest_flowforge_run_finished(run: Run) -> None:
+    """Nothing runs and nothing will; ``run.summary`` has the counts."""

@@ -1,0 +1,36 @@
+"""The pytest side: the only package that knows pytest.
+
+Without ``--flowforge`` this module is all that an ordinary session loads, with the options and the hook
+specifications: it registers marks and goes back to sleep.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pytest
+
+__all__: list[str] = []
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    from pytest_flowforge.plugin.options import add_options  # noqa: PLC0415 - see the module docstring
+
+    add_options(parser)
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    from pytest_flowforge import hookspecs  # noqa: PLC0415
+
+    pluginmanager.add_hookspecs(hookspecs)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    from pytest_flowforge.plugin.options import is_active, register_marks  # noqa: PLC0415
+
+    register_marks(config)
+    if is_active(config):
+        from pytest_flowforge.plugin.session import activate  # noqa: PLC0415
+
+        activate(config)

@@ -1,0 +1,62 @@
+"""The last check before an exit status of 0: has every selected task an outcome?
+
+It goes by the reports that reached pytest, not by what the engine or an executor believes, so that a task that any of
+them loses is noticed and named.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_flowforge.plugin.naming import plural
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+__all__ = ["Accounting"]
+
+_INTERNAL_ERROR = 3
+_MOST_NAMES = 10
+
+
+class Accounting:
+    """Counts outcomes by node id.
+
+    ``excused`` returns the tasks that a stop (-x, an interrupt) has kept from starting: they have no outcome and the
+    run says so elsewhere.
+    """
+
+    def __init__(self, selected: Iterable[str], excused: Callable[[], Iterable[str]], tell: Callable[[str], None]) -> None:
+        self._missing = dict.fromkeys(selected)
+        self._total = len(self._missing)
+        self._excused = excused
+        self._tell = tell
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "teardown" and report.passed:
+            return
+        # A set-up that passed says nothing yet, unless set-ups are all there is (--setup-only).
+        if report.when == "setup" and report.passed:
+            return
+        if report.outcome != "rerun":  # type: ignore[comparison-overlap]
+            self._missing.pop(report.nodeid, None)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        # An interrupted session or an internal error has said already that things are missing.
+        if exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+            return
+        for task in self._excused():
+            self._missing.pop(task, None)
+        if self._missing:
+            self._complain()
+            session.exitstatus = _INTERNAL_ERROR
+
+    def _complain(self) -> None:
+        names = list(self._missing)
+        shown = ", ".join(names[:_MOST_NAMES]) + (", ..." if len(names) > _MOST_NAMES else "")
+        have = "has" if len(names) == 1 else "have"
+        self._tell(f"{len(names)} of {plural(self._total, 'task')} {have} no outcome: {shown}")

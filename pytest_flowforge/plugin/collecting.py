@@ -1,0 +1,206 @@
+"""Collecting flow files: which functions become items, and what is wrong with those that can not.
+
+pytest's own collectors do the work; here they are told to look for flows instead of tests, and what they would drop
+with a warning, or in silence, becomes a problem that is reported before anything runs.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_flowforge.errors import Problem
+from pytest_flowforge.plugin.naming import FileNames, FunctionNames
+from pytest_flowforge.plugin.pytest_internals import load_conftests
+from pytest_flowforge.plugin.source import bare_function_text, scan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pytest_flowforge.plugin.options import Options
+
+__all__ = ["Collected", "Collecting", "FlowModule", "Origin", "origin"]
+
+#: A function by where it was written: (file, qualified name). Survives decorators and second imports.
+Origin = tuple[Path, str]
+
+
+def origin(function: Any) -> Origin | None:
+    """Where *function* was written; None for what is no Python function."""
+    plain = inspect.unwrap(getattr(function, "__func__", function))
+    code = getattr(plain, "__code__", None)
+    return None if code is None else (Path(code.co_filename), plain.__qualname__)
+
+
+@dataclass(slots=True)
+class Collected:
+    """What collecting found besides the items."""
+
+    problems: list[Problem] = field(default_factory=list)
+    #: Names of task functions that a file defines but that could not be collected from it.
+    lost: set[str] = field(default_factory=set)
+    #: File -> task functions it has imported from other flow files: name there -> where it was written.
+    imported: dict[Path, dict[str, Origin]] = field(default_factory=dict)
+
+
+class FlowModule(pytest.Module):
+    """A flow file."""
+
+    def collect(self) -> Iterable[pytest.Item | pytest.Collector]:
+        collecting: Collecting = self.config.stash[COLLECTING]
+        source = scan(self.path, collecting.shown(self.path), collecting.functions)
+        collecting.collected.problems.extend(source.problems)
+        if not source.importable:
+            collecting.collected.lost |= source.functions
+            return []
+        try:
+            return list(super().collect())
+        except BaseException:
+            collecting.collected.lost |= source.functions
+            raise
+
+
+class Collecting:
+    """The hooks that make pytest collect flows."""
+
+    def __init__(self, config: pytest.Config, options: Options) -> None:
+        self.config = config
+        self.files = FileNames(options.files)
+        self.functions = FunctionNames(options.functions)
+        self.collected = Collected()
+        config.stash[COLLECTING] = self
+        # The lists are pytest's own and are changed in place: its assertion rewriting holds them too.
+        config.getini("python_files")[:] = options.files
+        config.getini("python_functions")[:] = options.functions
+        config.getini("python_classes")[:] = ["Flow"]
+
+    def shown(self, path: Path) -> str:
+        """*path* as people want to read it: relative to the root of the project if it lies there."""
+        try:
+            return path.relative_to(self.config.rootpath).as_posix()
+        except ValueError:
+            return str(path)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_pycollect_makemodule(self, module_path: Path, parent: pytest.Collector) -> pytest.Module:
+        return FlowModule.from_parent(parent, path=module_path)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_pycollect_makeitem(
+        self, collector: pytest.Module | pytest.Class, name: str, obj: object
+    ) -> list[pytest.Item] | None:
+        """Return an empty list for what is not to become a task, None for what pytest shall look at."""
+        if isinstance(obj, type):
+            return self._look_at_class(collector, name, obj)
+        if not self.functions.matches(name):
+            return None
+        return self._look_at_function(collector, name, obj)
+
+    def _look_at_class(self, collector: pytest.Collector, name: str, obj: type) -> list[pytest.Item] | None:
+        if any(base.__module__.startswith("unittest") and base.__name__ == "TestCase" for base in obj.__mro__):
+            return []
+        if not name.startswith("Flow") or not self._has_tasks(obj):
+            # A plain class that happens to be called Flow... is none of our business, nor pytest's.
+            return [] if name.startswith("Flow") else None
+        if self._is_elsewhere(collector, obj):
+            return []
+        if obj.__init__ is not object.__init__ or obj.__new__ is not object.__new__:  # type: ignore[misc]
+            self._problem(collector, obj, f"class {name} has tasks and a constructor, so it can not be collected: "
+                          "pytest makes a new instance for each task; use fixtures or class attributes instead")
+            return []
+        return None
+
+    def _has_tasks(self, obj: type) -> bool:
+        return any(self.functions.matches(name) for name in dir(obj))
+
+    def _look_at_function(self, collector: pytest.Collector, name: str, obj: object) -> list[pytest.Item] | None:
+        # A module (`import flow_etl`) or a fixture may well be called flow_something.
+        if inspect.ismodule(obj) or _is_fixture(obj) or getattr(obj, "__test__", True) is False:
+            return []
+        function = inspect.unwrap(getattr(obj, "__func__", obj))  # type: ignore[arg-type]
+        if not inspect.isfunction(function):
+            self._problem(collector, obj, self._no_function_text(name, obj))
+            return []
+        if isinstance(collector, pytest.Module) and self._is_imported(collector, name, function):
+            return []
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            self._problem(collector, function, f"{name} is a generator function (it has a yield): a task returns its "
+                          "result; return a list, or make it a fixture if the yield is there for clean-up")
+            return []
+        if any(mark.name == "depends_on" and not mark.args and not mark.kwargs for mark in _own_marks(function)):
+            self._problem(collector, function, f"{name} has a depends_on mark without any task. If it was meant for "
+                          f"another function: {bare_function_text(name, self.functions)}")
+            return []
+        return None
+
+    def _no_function_text(self, name: str, obj: object) -> str:
+        kind = "None" if obj is None else f"a {type(obj).__name__}"
+        return (
+            f"{name} is bound to {kind}, not to a function, so it can not be a task. If a decorator stands above it, "
+            f"look there (a decorator must return a function); else rename it or make it a function"
+        )
+
+    def _is_imported(self, collector: pytest.Module, name: str, function: Any) -> bool:
+        """Whether *function* is a task of another flow file; then it is remembered as a name for that task."""
+        written = origin(function)
+        if written is None or not self._is_elsewhere(collector, function):
+            return False
+        self.collected.imported.setdefault(collector.path, {})[self.functions.task_name(name)] = written
+        return True
+
+    def _is_elsewhere(self, collector: pytest.Collector, obj: Any) -> bool:
+        """Whether *obj* was written in another flow file, which collects it itself."""
+        code = getattr(obj, "__code__", None)
+        try:
+            path = Path(code.co_filename if code else inspect.getfile(obj))
+        except (TypeError, OSError):
+            return False
+        return path != collector.path and self.files.matches(path)
+
+    def _problem(self, collector: pytest.Collector, obj: object, text: str) -> None:
+        self.collected.problems.append(Problem(self._where(collector, obj), text))
+
+    def _where(self, collector: pytest.Collector, obj: object) -> str:
+        try:
+            line = inspect.getsourcelines(obj)[1]  # type: ignore[arg-type]
+        except (TypeError, OSError):
+            return self.shown(collector.path)
+        return f"{self.shown(collector.path)}:{line}"
+
+    def collect_file(self, session: pytest.Session, path: Path) -> list[pytest.Item]:
+        """Collect one more flow file, through the same hooks as if it had been named on the command line."""
+        load_conftests(self.config, path.parent)
+        parent = self._folder(session, path.parent)
+        collectors = session.gethookproxy(path).pytest_collect_file(file_path=path, parent=parent)
+        found = [collector for collector in collectors if isinstance(collector, FlowModule)]
+        if not found:
+            found = [FlowModule.from_parent(parent, path=path)]
+        return [item for collector in found for item in session.genitems(collector)]
+
+    def _folder(self, session: pytest.Session, path: Path) -> pytest.Collector:
+        """The collector for the folder *path*, with those above it up to the root of the project."""
+        root = self.config.rootpath
+        node: pytest.Collector = session
+        inside = [*reversed(path.parents), path] if path.is_relative_to(root) else [path]
+        for folder in inside:
+            if folder != path and not folder.is_relative_to(root):
+                continue
+            hook = session.gethookproxy(folder.parent)
+            node = hook.pytest_collect_directory(path=folder, parent=node) or node
+        return node
+
+
+COLLECTING = pytest.StashKey[Collecting]()
+
+
+def _is_fixture(obj: object) -> bool:
+    # pytest 8.4 and newer wrap fixtures in an object of this class.
+    return type(obj).__name__ == "FixtureFunctionDefinition"
+
+
+def _own_marks(function: Any) -> list[pytest.Mark]:
+    return [mark for mark in getattr(function, "pytestmark", []) if isinstance(mark, pytest.Mark)]

@@ -1,0 +1,251 @@
+"""From collected items to tasks: edges from parameters, fixtures and marks, with every problem found on the way.
+
+Nothing is raised here for a mistake in a flow file: problems are gathered, so that all can be shown at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pytest_flowforge.core.joining import Joined, NoMatch, Shape
+from pytest_flowforge.core.model import Task, TaskId
+from pytest_flowforge.errors import Problem
+from pytest_flowforge.plugin.marks import BadMark, Marks
+from pytest_flowforge.plugin.pytest_internals import FixtureView, fixture_view
+from pytest_flowforge.plugin.references import BadReference, LostReference
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_flowforge.core.model import Location
+    from pytest_flowforge.plugin.options import Options
+    from pytest_flowforge.plugin.references import Directory, Entry, TaskFunction
+
+__all__ = ["Blueprint", "Needs", "draw"]
+
+#: Parameters that pytest itself fills in and that no task can stand for.
+_RESERVED = frozenset({"request", "self", "cls"})
+
+
+@dataclass(slots=True)
+class Needs:
+    """What one task depends on.
+
+    ``parameters`` tells what arrives under which name; ``by_key`` names all direct upstreams as the ``upstream``
+    fixture shows them.
+    """
+
+    parameters: dict[str, Joined] = field(default_factory=dict)
+    by_key: dict[str, TaskId] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Blueprint:
+    """The tasks of a session, what each needs, and what is wrong."""
+
+    tasks: list[Task] = field(default_factory=list)
+    needs: dict[TaskId, Needs] = field(default_factory=dict)
+    #: A dict for its keys: variants of one function share its mistakes, and each is told once.
+    problems: dict[Problem, None] = field(default_factory=dict)
+    #: Results that fixtures ask for: (the function whose tasks use them, name, what it means there, widest scope).
+    shared: list[tuple[Entry, str, Joined, str]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Links:
+    """What a task function asks for by name, resolved once for all its variants."""
+
+    parameters: dict[str, TaskFunction] = field(default_factory=dict)
+    #: Names that fixtures ask for -> the widest scope of those fixtures.
+    scopes: dict[str, str] = field(default_factory=dict)
+
+
+def draw(directory: Directory, options: Options) -> Blueprint:
+    """Turn all entries of *directory* into tasks.
+
+    Raises FileNotCollected when a reference leads into a flow file that is not part of the session: collect it and
+    draw again.
+    """
+    blueprint = Blueprint()
+    for home in directory.functions:
+        links = _links(home, directory, blueprint)
+        for entry in home.entries:
+            _draw_entry(entry, links, directory, options, blueprint)
+    return blueprint
+
+
+def _links(home: TaskFunction, directory: Directory, blueprint: Blueprint) -> _Links:
+    """Find the tasks that the parameters of *home*, and the fixtures it uses, are named after."""
+    first = home.entries[0]
+    view = fixture_view(first.item)
+    links = _Links()
+    for name in view.names:
+        if name in _RESERVED:
+            continue
+        try:
+            task = directory.named(name, home)
+        except BadReference as error:
+            if name in view.parameters or not view.is_fixture(name):
+                _complain(blueprint, home.location, f"parameter {name!r} of {home.function}: {error}")
+            continue
+        if view.is_fixture(name):
+            if task is not None and name in view.parameters:
+                _complain(blueprint, home.location, _two_meanings(name, home, task, view, first))
+            continue
+        if task is None:
+            _complain_unknown(blueprint, directory, home, name, view)
+            continue
+        links.parameters[name] = task
+        askers = view.askers(name)
+        if askers:
+            links.scopes[name] = min(askers.values(), key=_SCOPES.index)
+    return links
+
+
+_SCOPES = ("session", "package", "module", "class", "function")
+
+
+def _two_meanings(name: str, home: TaskFunction, task: TaskFunction, view: FixtureView, entry: Entry) -> str:
+    other = f"the parametrize mark sets {name!r}" if name in entry.params else f"the {view.describe(name)}"
+    return (
+        f"parameter {name!r} of {home.function} names the task {task.label} ({task.location}) and {other} too: "
+        "rename one of them"
+    )
+
+
+def _complain_unknown(
+    blueprint: Blueprint, directory: Directory, home: TaskFunction, name: str, view: FixtureView
+) -> None:
+    if directory.is_lost(name):
+        return
+    askers = ", ".join(f"fixture {asker!r}" for asker in view.askers(name))
+    who = askers if askers and name not in view.parameters else home.function
+    text = (
+        f"parameter {name!r} of {who} is neither a task nor a fixture{directory.suggestion(name, home)}"
+        f"{_elsewhere(directory, home, name)}"
+    )
+    _complain(blueprint, home.location, text)
+
+
+def _elsewhere(directory: Directory, home: TaskFunction, name: str) -> str:
+    """The way to a task of this name in another file, where there is exactly one."""
+    others = [other for other in directory.functions if other.name == name and other.path != home.path]
+    if len(others) != 1:
+        return ""
+    other = others[0]
+    return (
+        f" (a parameter names tasks of its own file: write `from {other.path.stem} import {other.function}` to have "
+        f'{name!r} mean that one, or depends_on("{other.location.path}::{other.label}") and the upstream fixture)'
+    )
+
+
+def _draw_entry(
+    entry: Entry, links: _Links, directory: Directory, options: Options, blueprint: Blueprint
+) -> None:
+    marks = Marks(entry.item)
+    needs = Needs()
+    edges: dict[TaskId, None] = {}
+    for name, task in links.parameters.items():
+        joined = _join(entry, task, blueprint)
+        if joined is None:
+            continue
+        needs.parameters[name] = joined
+        if name in links.scopes:
+            blueprint.shared.append((entry, name, joined, links.scopes[name]))
+        _add_edges(edges, needs, entry, task, joined)
+    for task, joined in _marked(entry, marks, directory, blueprint):
+        _add_edges(edges, needs, entry, task, joined)
+    blueprint.needs[entry.id] = needs
+    blueprint.tasks.append(_task(entry, marks, tuple(edges), options, blueprint))
+
+
+def _add_edges(
+    edges: dict[TaskId, None], needs: Needs, entry: Entry, task: TaskFunction, joined: Joined
+) -> None:
+    for variant, upstream in joined.members:
+        edges[upstream] = None
+        needs.by_key[_key(entry, task, variant)] = upstream
+
+
+def _key(entry: Entry, task: TaskFunction, variant: str) -> str:
+    """What a reference from *entry* to this upstream would say."""
+    if task.path == entry.home.path:
+        label = task.name if task.owner == entry.home.owner else task.label
+    else:
+        label = f"{task.location.path}::{task.label}"
+    return f"{label}[{variant}]" if variant else label
+
+
+def _join(entry: Entry, task: TaskFunction, blueprint: Blueprint) -> Joined | None:
+    try:
+        return task.joiner.join(entry.params)
+    except NoMatch as error:
+        text = (
+            f"{entry.name} depends on {task.label} and shares parameters with it, but {error}: "
+            "a task depends on the variants that agree with it on every parameter the two share"
+        )
+        _complain(blueprint, entry.home.location, text)
+        return None
+
+
+def _marked(
+    entry: Entry, marks: Marks, directory: Directory, blueprint: Blueprint
+) -> Iterator[tuple[TaskFunction, Joined]]:
+    try:
+        for reference, on_function in marks.dependencies():
+            yield from _referenced(entry, reference, directory, blueprint, on_function=on_function)
+    except BadMark as error:
+        _complain(blueprint, entry.home.location, f"{entry.home.function}: {error}")
+
+
+def _referenced(
+    entry: Entry, reference: object, directory: Directory, blueprint: Blueprint, *, on_function: bool
+) -> Iterator[tuple[TaskFunction, Joined]]:
+    try:
+        task, variant = directory.resolve(reference, entry.home)
+    except LostReference:
+        return
+    except BadReference as error:
+        _complain(blueprint, entry.home.location, f"depends_on of {entry.home.function}: {error}")
+        return
+    if not on_function and task is entry.home:
+        # A mark on the file or the class says "all of these come after that one"; that one is not meant.
+        return
+    if variant is not None:
+        yield task, _exactly(task, variant)
+        return
+    joined = _join(entry, task, blueprint)
+    if joined is not None:
+        yield task, joined
+
+
+def _exactly(task: TaskFunction, variant: str) -> Joined:
+    ids = [entry.id for entry in task.entries if entry.variant == variant]
+    return Joined(Shape.VALUE, ((variant, ids[0]),))
+
+
+def _task(
+    entry: Entry, marks: Marks, needs: tuple[TaskId, ...], options: Options, blueprint: Blueprint
+) -> Task:
+    where = entry.home.location
+    try:
+        return Task(
+            id=entry.id,
+            needs=needs,
+            when=marks.trigger(),
+            retry=marks.retry(options.retries),
+            pools=marks.pools(),
+            exclusive=marks.exclusive(),
+            priority=marks.priority(),
+            name=entry.name,
+            location=where,
+        )
+    except BadMark as error:
+        _complain(blueprint, where, f"{entry.home.function}: {error}")
+        # A stand-in, so that its edges can be checked all the same; it never runs.
+        return Task(id=entry.id, needs=needs, name=entry.name, location=where)
+
+
+def _complain(blueprint: Blueprint, where: Location, text: str) -> None:
+    blueprint.problems[Problem(str(where), text)] = None

@@ -1,0 +1,117 @@
+"""The event hooks for conftest.py files and plugins, as one more fold over the event stream."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pytest_flowforge.core.messages import Event, RunBegan, RunEnded, TaskMoved
+from pytest_flowforge.core.states import DONE, TaskState
+from pytest_flowforge.plugin.outcomes import safe_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pytest
+
+    from pytest_flowforge.core.graph import TaskGraph
+    from pytest_flowforge.core.model import Outcome
+    from pytest_flowforge.core.summary import Summary
+
+__all__ = ["Listeners", "Run", "TaskResult"]
+
+_NAMES = ("run_started", "task_started", "task_retrying", "task_finished", "run_finished")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The run that an event belongs to.
+
+    ``summary`` is what has happened so far. ``stopped`` is the reason of an early end, else empty.
+    """
+
+    graph: TaskGraph
+    summary: Summary
+    started_at: float
+    ended_at: float | None = None
+    stopped: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """How a task, or an attempt that is not the last, ended.
+
+    ``because`` is one line for people; ``outcome`` is None for a task that never ran; ``seconds`` is how long the
+    attempt took.
+    """
+
+    state: TaskState
+    attempt: int
+    seconds: float
+    because: str = ""
+    outcome: Outcome | None = None
+
+
+class Listeners:
+    """Calls the hooks. One that raises is named to *tell*, once, and not called again."""
+
+    def __init__(
+        self, config: pytest.Config, graph: TaskGraph, summary: Summary, tell: Callable[[str], None]
+    ) -> None:
+        self._tell = tell
+        self._graph = graph
+        self._summary = summary
+        self._started_at = 0.0
+        #: When the attempt that is running of each task began.
+        self._began: dict[str, float] = {}
+        self._impls = {name: _implementations(config, name) for name in _NAMES}
+        #: Nobody listens: then nothing is built for anybody.
+        self.idle = not any(self._impls.values())
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, TaskMoved):
+            self._on_move(event)
+        elif isinstance(event, RunBegan):
+            self._started_at = event.at
+            self._call("run_started", run=self._run())
+        elif isinstance(event, RunEnded):
+            self._call("run_finished", run=self._run(event.at, event.stopped))
+
+    def _on_move(self, event: TaskMoved) -> None:
+        task = self._graph[event.task]
+        if event.after is TaskState.RUNNING:
+            self._began[event.task] = event.at
+            self._call("task_started", task=task, attempt=event.attempt)
+        elif event.after is TaskState.RETRYING:
+            delay = 0.0 if event.resume_at is None else max(event.resume_at - event.at, 0.0)
+            result = self._result(event)
+            self._call("task_retrying", task=task, attempt=event.attempt, result=result, delay=delay)
+        elif event.after in DONE:
+            self._call("task_finished", task=task, result=self._result(event))
+
+    def _result(self, event: TaskMoved) -> TaskResult:
+        began = self._began.pop(event.task, event.at)
+        return TaskResult(event.after, event.attempt, event.at - began, event.because, event.outcome)
+
+    def _run(self, ended_at: float | None = None, stopped: str = "") -> Run:
+        return Run(self._graph, self._summary, self._started_at, ended_at, stopped)
+
+    def _call(self, name: str, **arguments: Any) -> None:
+        impls = self._impls[name]
+        for impl in tuple(impls):
+            function, wanted, owner = impl
+            try:
+                function(*(arguments[argument] for argument in wanted))
+            except Exception as error:  # noqa: BLE001 - whatever it is, the run is not to blame
+                impls.remove(impl)
+                problem = f"{type(error).__name__}: {safe_text(error)}"
+                self._tell(f"pytest_flowforge_{name} of {owner} raised {problem}; it is not called again")
+
+
+_Impl = tuple["Callable[..., object]", tuple[str, ...], str]
+
+
+def _implementations(config: pytest.Config, name: str) -> list[_Impl]:
+    caller = getattr(config.hook, f"pytest_flowforge_{name}")
+    # pluggy calls the one registered last first, and lists them the other way round.
+    return [(impl.function, tuple(impl.argnames), impl.plugin_name) for impl in reversed(caller.get_hookimpls())]

@@ -1,0 +1,199 @@
+"""Reading the marks of a task: from what people wrote to values that are valid, or a sentence that says why not."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import TYPE_CHECKING, Any
+
+from pytest_flowforge.core.model import Trigger
+from pytest_flowforge.core.retry import NO_RETRY, RetryPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import pytest
+    from _pytest.nodes import Node
+
+__all__ = ["BadMark", "Marks", "qualified_name"]
+
+
+class BadMark(ValueError):
+    """A mark with an argument that can not be meant; the text is for people."""
+
+
+class Marks:
+    """The marks of one task, its own first, then those of its class and file."""
+
+    def __init__(self, item: pytest.Item) -> None:
+        self._item = item
+        # One walk for all: there are several questions about each of perhaps ten thousand tasks.
+        self._found: dict[str, list[tuple[Node, pytest.Mark]]] = {}
+        for node, mark in item.iter_markers_with_node():
+            self._found.setdefault(mark.name, []).append((node, mark))
+
+    def _all(self, name: str) -> list[tuple[Node, pytest.Mark]]:
+        return self._found.get(name, [])
+
+    def _closest(self, name: str) -> pytest.Mark | None:
+        found = self._found.get(name)
+        return found[0][1] if found else None
+
+    def dependencies(self) -> Iterator[tuple[object, bool]]:
+        """Yield each reference of the ``depends_on`` marks, and whether it stands on the function itself.
+
+        One that stands on the class or the file reaches all tasks there, the one it names included.
+        """
+        for node, mark in self._all("depends_on"):
+            if "tests" in mark.kwargs:
+                msg = (
+                    "depends_on(tests=[...]) is the mark of the plugin pytest-depends-on; in a flow file write "
+                    'depends_on("name", ...), and switch that plugin off with -p no:depends_on if it gets in the way'
+                )
+                raise BadMark(msg)
+            unknown = sorted(set(mark.kwargs) - {"when"})
+            if unknown:
+                msg = f"depends_on() has no argument {unknown[0]!r}; it takes names of tasks and when="
+                raise BadMark(msg)
+            if not mark.args:
+                msg = 'depends_on() names no task: write depends_on("extract")'
+                raise BadMark(msg)
+            for reference in mark.args:
+                if isinstance(reference, (list, tuple, set, frozenset)):
+                    inner = ", ".join(repr(name) for name in reference)
+                    msg = f"depends_on({reference!r}): give the names one by one, as in depends_on({inner})"
+                    raise BadMark(msg)
+                yield reference, node is self._item
+
+    def trigger(self) -> Trigger:
+        """The trigger rule of the closest ``depends_on`` mark that gives one."""
+        for _, mark in self._all("depends_on"):
+            if "when" in mark.kwargs:
+                when = mark.kwargs["when"]
+                try:
+                    return Trigger(when)
+                except ValueError:
+                    rules = ", ".join(repr(rule.value) for rule in Trigger)
+                    msg = f"depends_on(when={when!r}): there is no such rule; use one of {rules}"
+                    raise BadMark(msg) from None
+        return Trigger.ALL_SUCCESS
+
+    def retry(self, default: int) -> RetryPolicy:
+        """The retry policy of the closest ``retry`` mark; *default* retries without one."""
+        mark = self._closest("retry")
+        if mark is None:
+            return RetryPolicy(max_retries=default) if default else NO_RETRY
+        given = _bound(_retry_signature, mark)
+        delay = given["delay"]
+        return RetryPolicy(
+            max_retries=_whole("retry", "max_retries", given["max_retries"]),
+            delay=0.0 if callable(delay) else _number("retry", "delay", delay),
+            backoff=_number("retry", "backoff", given["backoff"]),
+            max_delay=None if given["max_delay"] is None else _number("retry", "max_delay", given["max_delay"]),
+            jitter=_number("retry", "jitter", given["jitter"], most=1.0),
+            on=_classes("on", given["on"]),
+            not_on=_classes("not_on", given["not_on"]),
+            wait=_strategy(delay) if callable(delay) else None,
+        )
+
+    def priority(self) -> int:
+        """The number of the closest ``priority`` mark, else 0."""
+        mark = self._closest("priority")
+        if mark is None:
+            return 0
+        number = _bound(_priority_signature, mark)["number"]
+        if isinstance(number, bool) or not isinstance(number, int):
+            msg = f"priority({number!r}): give a whole number, as in priority(10)"
+            raise BadMark(msg)
+        return number
+
+    def pools(self) -> tuple[tuple[str, int], ...]:
+        """All pools that the ``pool`` marks ask for, with units; the closest mark wins for a pool named twice."""
+        wanted: dict[str, int] = {}
+        for _, mark in self._all("pool"):
+            if not mark.args and not mark.kwargs:
+                msg = 'pool() names no pool: write pool("gpu") or pool(mem=8)'
+                raise BadMark(msg)
+            for name in mark.args:
+                if not isinstance(name, str):
+                    msg = f'pool({name!r}): a pool is named by a string, as in pool("gpu") or pool(mem=8)'
+                    raise BadMark(msg)
+                wanted.setdefault(name, 1)
+            for name, units in mark.kwargs.items():
+                wanted.setdefault(name, _whole("pool", name, units, least=1))
+        return tuple(wanted.items())
+
+    def exclusive(self) -> bool:
+        """Whether the task asks to run alone."""
+        return self._closest("exclusive") is not None
+
+
+def qualified_name(cls: type) -> str:
+    """The name by which a class travels: ``builtins.OSError``."""
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _retry_signature(
+    max_retries: int,
+    delay: float = 0.0,
+    backoff: float = 1.0,
+    max_delay: float | None = None,
+    jitter: float = 0.0,
+    on: Any = (),
+    not_on: Any = (),
+) -> None:
+    """The arguments of the mark, for :func:`inspect.signature` only."""
+
+
+def _priority_signature(number: int) -> None:
+    """The argument of the mark, for :func:`inspect.signature` only."""
+
+
+def _bound(signature: Callable[..., None], mark: pytest.Mark) -> dict[str, Any]:
+    try:
+        bound = inspect.signature(signature).bind(*mark.args, **mark.kwargs)
+    except TypeError as error:
+        names = ", ".join(str(parameter).split(":")[0] for parameter in inspect.signature(signature).parameters.values())
+        msg = f"{mark.name}(): {error}; it takes {names}"
+        raise BadMark(msg) from None
+    bound.apply_defaults()
+    return dict(bound.arguments)
+
+
+def _whole(mark: str, name: str, value: object, *, least: int = 0) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        msg = f"{mark}({name}={value!r}): give a whole number of {least} or more"
+        raise BadMark(msg)
+    return value
+
+
+def _number(mark: str, name: str, value: object, *, most: float = math.inf) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
+        bounds = "0 or more" if most == math.inf else f"0 to {most:g}"
+        msg = f"{mark}({name}={value!r}): give a number, {bounds}"
+        raise BadMark(msg)
+    return float(value)
+
+
+def _classes(name: str, value: object) -> tuple[str, ...]:
+    classes = value if isinstance(value, (tuple, list)) else (value,)
+    for cls in classes:
+        if not (isinstance(cls, type) and issubclass(cls, BaseException)):
+            msg = f"retry({name}={value!r}): give exception classes, as in {name}=(OSError,)"
+            raise BadMark(msg)
+    return tuple(qualified_name(cls) for cls in classes)
+
+
+def _strategy(delay: Callable[..., Any]) -> Callable[[int], float]:
+    """A callable as a wait strategy: called with the number of the attempt that failed, or a tenacity wait object."""
+    if type(delay).__module__.partition(".")[0] != "tenacity":
+        return lambda attempt: float(delay(attempt))
+
+    def wait(attempt: int) -> float:
+        from tenacity import RetryCallState  # noqa: PLC0415 - only who has tenacity comes here
+
+        state = RetryCallState(retry_object=None, fn=None, args=(), kwargs={})  # type: ignore[arg-type]
+        state.attempt_number = attempt
+        return float(delay(state))
+
+    return wait

@@ -1,0 +1,233 @@
+"""Every private name of pytest that this plugin leans on, in one place.
+
+:func:`probe` asks at start-up whether they still fit; when one does not, the session ends with a sentence that
+names it, instead of with a strange failure in the middle of a run. What each is needed for:
+
+* ``_pytest.runner.SetupState`` (``session._setupstate``): pytest keeps set-ups as a *stack* that follows the order
+  of the items. The order of a graph interleaves modules, so :class:`SetupTree` keeps them as a tree in which a
+  collector is torn down when the last of its tasks is done.
+* ``_pytest.runner.runtestprotocol``: an attempt must be judged as a whole before it is reported.
+* ``item._fixtureinfo``: which parameters a function asks for, and which fixtures answer.
+* ``FixtureManager._register_fixture``: the public ``pytest.register_fixture`` is new in pytest 9.1.
+* ``PytestPluginManager._loadconftestmodules``: a flow file that another one refers to may lie in a folder that this
+  session does not collect.
+* ``TerminalWriter._file``: an answer for machines needs standard output for itself.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TextIO
+
+import pytest
+from _pytest.runner import SetupState, runtestprotocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from _pytest.fixtures import FixtureDef
+    from _pytest.nodes import Node
+
+__all__ = [
+    "FixtureView",
+    "SetupTree",
+    "fixture_view",
+    "load_conftests",
+    "probe",
+    "redirect_terminal",
+    "register_fixture",
+    "run_attempt",
+]
+
+#: What ends a set-up or a teardown without ending the session, as pytest itself sees it.
+_TEST_OUTCOME = (pytest.fail.Exception, pytest.skip.Exception, Exception)
+
+
+def probe(session: pytest.Session) -> None:
+    """Raise UsageError naming the first private name that is no longer there."""
+    manager = getattr(session, "_fixturemanager", None)
+    checks = {
+        "Session._setupstate.stack": isinstance(getattr(_setup_state(session), "stack", None), dict),
+        "Session._fixturemanager.getfixturedefs": hasattr(manager, "getfixturedefs"),
+        "FixtureManager._register_fixture": hasattr(pytest, "register_fixture")
+        or hasattr(manager, "_register_fixture"),
+        "PytestPluginManager._loadconftestmodules": hasattr(session.config.pluginmanager, "_loadconftestmodules"),
+    }
+    for name, fits in checks.items():
+        if not fits:
+            msg = (
+                f"pytest-flowforge does not fit this pytest ({pytest.__version__}): {name} has changed. "
+                "Install a version of pytest that it was tested with, or a newer pytest-flowforge."
+            )
+            raise pytest.UsageError(msg)
+
+
+def _setup_state(session: pytest.Session) -> Any:
+    return getattr(session, "_setupstate", None)
+
+
+class SetupTree(SetupState):
+    """Set-ups of collectors and items as a tree.
+
+    A collector (module, class, package, session) is set up before the first of its tasks and torn down after the
+    last of them, however the tasks of different modules are interleaved; a task is torn down when it ends.
+    """
+
+    def __init__(self, items: Iterable[pytest.Item]) -> None:
+        super().__init__()
+        #: How many tasks under each collector are not done. Never negative.
+        self._remaining: dict[Node, int] = {}
+        #: Tasks that no longer count, so that a second attempt does not count twice.
+        self._done: set[pytest.Item] = set()
+        #: The task whose teardown is asked for next; None asks for the teardown of everything.
+        self.finishing: pytest.Item | None = None
+        #: Whether the task that is finishing will be tried again.
+        self.comes_again = False
+        for item in items:
+            for node in item.listchain()[:-1]:
+                self._remaining[node] = self._remaining.get(node, 0) + 1
+
+    @classmethod
+    def install(cls, session: pytest.Session, items: Iterable[pytest.Item]) -> SetupTree:
+        """Put a tree for *items* in the place of the stack of *session*."""
+        tree = cls(items)
+        session._setupstate = tree  # noqa: SLF001
+        return tree
+
+    def setup(self, item: pytest.Item) -> None:
+        """Set up what of the chain to *item* is not set up; a collector that failed fails again, untried."""
+        stack = self.stack
+        for node in item.listchain():
+            if node in stack:
+                failure = stack[node][1]
+                if failure:
+                    raise failure[0].with_traceback(failure[1])
+                continue
+            stack[node] = ([node.teardown], None)
+            try:
+                node.setup()
+            except _TEST_OUTCOME as error:
+                stack[node] = (stack[node][0], (error, error.__traceback__))
+                raise
+
+    def teardown_exact(self, nextitem: pytest.Item | None) -> None:
+        """Tear down the finishing task and what nobody needs any more; without such a task, everything."""
+        item, self.finishing = self.finishing, None
+        if item is None:
+            self._tear_down(list(reversed(self.stack)))
+            return
+        again, self.comes_again = self.comes_again, False
+        self._tear_down([item] if again else [item, *self._given_up_by(item)])
+
+    def release(self, item: pytest.Item) -> None:
+        """*item* will never run: tear down what was kept for it alone."""
+        self._tear_down(self._given_up_by(item))
+
+    def _given_up_by(self, item: pytest.Item) -> list[Node]:
+        """The collectors, innermost first, that no task needs once *item* is done."""
+        first_time = item not in self._done
+        self._done.add(item)
+        given_up = []
+        for node in reversed(item.listchain()[:-1]):
+            if first_time:
+                self._remaining[node] -= 1
+            if not self._remaining[node]:
+                given_up.append(node)
+        return given_up
+
+    def _tear_down(self, nodes: Sequence[Node]) -> None:
+        errors = [error for node in nodes if node in self.stack for error in self._finalize(node)]
+        if len(errors) == 1:
+            raise errors[0]
+        if errors:
+            msg = "errors during teardown"
+            raise _group(msg, errors)
+
+    def _finalize(self, node: Node) -> list[BaseException]:
+        finalizers, _ = self.stack.pop(node)
+        errors: list[BaseException] = []
+        while finalizers:
+            try:
+                finalizers.pop()()
+            except _TEST_OUTCOME as error:
+                errors.append(error)
+        return errors
+
+
+def _group(message: str, errors: list[BaseException]) -> BaseException:
+    try:
+        return BaseExceptionGroup(message, errors)
+    except NameError:
+        # Python 3.10; pytest itself depends on the backport there.
+        from exceptiongroup import BaseExceptionGroup as Backport  # noqa: PLC0415
+
+        return Backport(message, errors)
+
+
+def run_attempt(item: pytest.Item, nextitem: pytest.Item | None) -> list[pytest.TestReport]:
+    """Set up, call and tear down *item*; return the reports without making them known."""
+    return runtestprotocol(item, log=False, nextitem=nextitem)
+
+
+class FixtureView:
+    """What pytest knows at collection about the fixtures of one function."""
+
+    def __init__(self, parameters: tuple[str, ...], names: tuple[str, ...], found: Mapping[str, Any]) -> None:
+        #: Names that the function's own signature asks for.
+        self.parameters = parameters
+        #: All names that are asked for: by the signature, by marks, by other fixtures.
+        self.names = names
+        self._found: Mapping[str, Sequence[FixtureDef[Any]]] = found
+
+    def is_fixture(self, name: str) -> bool:
+        """Whether a fixture, or a parameter set by parametrize, answers to *name*."""
+        return bool(self._found.get(name))
+
+    def describe(self, name: str) -> str:
+        """Where the fixture *name* comes from, for people."""
+        definition = self._found[name][-1]
+        function = definition.func
+        module = getattr(function, "__module__", "?")
+        return f"fixture {name!r} (defined in {module})"
+
+    def askers(self, name: str) -> dict[str, str]:
+        """The fixtures that ask for *name*: their names, and their scopes."""
+        return {
+            definition.argname: definition.scope
+            for definitions in self._found.values()
+            for definition in definitions
+            if name in definition.argnames
+        }
+
+
+def fixture_view(item: pytest.Function) -> FixtureView:
+    """Read the fixture information that pytest has collected for *item*."""
+    info = item._fixtureinfo  # noqa: SLF001
+    return FixtureView(tuple(info.argnames), tuple(info.names_closure), info.name2fixturedefs)
+
+
+def register_fixture(node: Node, name: str, function: Callable[..., Any], scope: Any) -> None:
+    """Make *function* the fixture *name* for everything below *node*."""
+    if hasattr(pytest, "register_fixture"):
+        pytest.register_fixture(name=name, func=function, node=node, scope=scope)
+        return
+    manager: Any = node.session._fixturemanager  # noqa: SLF001
+    manager._register_fixture(name=name, func=function, nodeid=node.nodeid, scope=scope)  # noqa: SLF001
+
+
+def load_conftests(config: pytest.Config, folder: Path) -> None:
+    """Load the conftest.py files that apply to *folder*, as collecting that folder would."""
+    config.pluginmanager._loadconftestmodules(  # noqa: SLF001
+        folder,
+        config.getoption("importmode"),
+        rootpath=config.rootpath,
+        consider_namespace_packages=config.getini("consider_namespace_packages"),
+    )
+
+
+def redirect_terminal(config: pytest.Config, stream: TextIO) -> TextIO:
+    """Let pytest's terminal reporter write to *stream*; return what it wrote to before."""
+    writer: Any = config.get_terminal_writer()
+    before: TextIO = writer._file  # noqa: SLF001
+    writer._file = stream  # noqa: SLF001
+    return before

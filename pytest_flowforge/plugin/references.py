@@ -1,0 +1,344 @@
+"""From what people write (``"fit[fold1]"``, ``"flow_etl.py::load"``, ``flow_load``) to the task functions it means."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_flowforge.core.joining import Joiner, Variant
+from pytest_flowforge.core.model import Location, TaskId
+from pytest_flowforge.plugin.collecting import Origin, origin
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from pytest_flowforge.plugin.collecting import Collecting
+
+__all__ = ["BadReference", "Directory", "Entry", "FileNotCollected", "TaskFunction", "as_items"]
+
+
+class BadReference(Exception):
+    """A reference that means nothing, or more than one thing; the text is for people."""
+
+
+class LostReference(Exception):
+    """A reference to a task that a file defines but that could not be collected: another problem says why."""
+
+
+class FileNotCollected(Exception):
+    """A reference into a flow file that exists but is not part of this session yet."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self.path = path
+
+
+@dataclass(slots=True, eq=False)
+class TaskFunction:
+    """A function that is a task, or several when it is parametrized.
+
+    ``owner`` is the class it is a method of (``FlowTrain``), or empty; ``name`` the function's name without the
+    prefix that makes it a task.
+    """
+
+    path: Path
+    owner: str
+    function: str
+    name: str
+    location: Location
+    entries: list[Entry] = field(default_factory=list)
+    _joiner: Joiner | None = None
+
+    @property
+    def label(self) -> str:
+        """What a reference within the same file would say."""
+        return f"{self.owner}::{self.name}" if self.owner else self.name
+
+    @property
+    def joiner(self) -> Joiner:
+        """Which variants of this function another task depends on."""
+        if self._joiner is None:
+            self._joiner = Joiner([Variant(entry.id, entry.variant, entry.params) for entry in self.entries])
+        return self._joiner
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One collected task: its item, and where it belongs."""
+
+    item: pytest.Function
+    id: TaskId
+    home: TaskFunction
+    variant: str
+    params: Mapping[str, object]
+
+    @property
+    def name(self) -> str:
+        """The name of the task within its file."""
+        return f"{self.home.label}[{self.variant}]" if self.variant else self.home.label
+
+
+class Directory:
+    """All tasks of a session, by every name they can be called."""
+
+    def __init__(self, items: Iterable[pytest.Function], collecting: Collecting) -> None:
+        self._collecting = collecting
+        self._root = collecting.config.rootpath
+        self.entries: dict[TaskId, Entry] = {}
+        #: (file, class or "", function name) -> the function.
+        self._functions: dict[tuple[Path, str, str], TaskFunction] = {}
+        #: file -> task name or function name -> functions called that, in classes or not.
+        self._files: dict[Path, dict[str, list[TaskFunction]]] = {}
+        self.add(items)
+
+    def add(self, items: Iterable[pytest.Function]) -> None:
+        """Take in more tasks."""
+        for item in items:
+            entry = self._entry(item)
+            self.entries[entry.id] = entry
+            entry.home.entries.append(entry)
+
+    @property
+    def functions(self) -> Iterator[TaskFunction]:
+        """All task functions, in the order they were collected."""
+        return iter(self._functions.values())
+
+    def resolve(self, reference: object, asker: TaskFunction) -> tuple[TaskFunction, str | None]:
+        """Return the function that *reference* means for *asker*, and the variant it asks for, if any.
+
+        Raises :class:`BadReference`, :class:`FileNotCollected` or :class:`LostReference`.
+        """
+        if isinstance(reference, str):
+            return self._by_text(reference, asker)
+        if callable(reference):
+            return self._by_function(reference), None
+        msg = f"{reference!r} is no reference to a task: give names or functions, as in depends_on(\"extract\", \"load\")"
+        raise BadReference(msg)
+
+    def named(self, name: str, asker: TaskFunction) -> TaskFunction | None:
+        """The task a bare *name* (a parameter, say) means for *asker*; None when there is none.
+
+        Raises :class:`BadReference` when it is ambiguous.
+        """
+        candidates = self._files.get(asker.path, {}).get(name, [])
+        for owner in (asker.owner, ""):
+            for candidate in candidates:
+                if candidate.owner == owner:
+                    return candidate
+        if len(candidates) > 1:
+            raise BadReference(_ambiguous(name, candidates))
+        if candidates:
+            return candidates[0]
+        written = self._collecting.collected.imported.get(asker.path, {}).get(name)
+        return None if written is None else self._by_origin(written)
+
+    def lookup(self, text: str) -> list[Entry]:
+        """The tasks that *text* means on the command line: a name, a variant or a pattern, in any file.
+
+        Raises :class:`BadReference` when there is none.
+        """
+        file, name, variant = _split(text)
+        found = [
+            entry
+            for home in self._functions.values()
+            if self._is_called(home, file, name)
+            for entry in home.entries
+            if variant is None or _fits(entry.variant, variant)
+        ]
+        if not found:
+            raise BadReference(self._unknown(text, None))
+        return found
+
+    def is_lost(self, name: str) -> bool:
+        """Whether a file that could not be collected defines a task called *name*."""
+        lost = self._collecting.collected.lost
+        return name in lost or any(self._collecting.functions.task_name(function) == name for function in lost)
+
+    def suggestion(self, name: str, asker: TaskFunction) -> str:
+        """"; did you mean ...?" with the closest names, or nothing."""
+        return self._unknown_hint(name, asker)
+
+    # ------------------------------------------------------------------ building
+
+    def _entry(self, item: pytest.Function) -> Entry:
+        callspec = getattr(item, "callspec", None)
+        return Entry(
+            item=item,
+            id=TaskId(item.nodeid),
+            home=self._home(item),
+            variant="" if callspec is None else callspec.id,
+            params={} if callspec is None else callspec.params,
+        )
+
+    def _home(self, item: pytest.Function) -> TaskFunction:
+        owner = item.cls.__name__ if item.cls is not None else ""
+        key = (item.path, owner, item.originalname)
+        home = self._functions.get(key)
+        if home is None:
+            home = self._functions[key] = self._new_home(item, owner)
+            known = self._files.setdefault(item.path, {})
+            for name in dict.fromkeys((home.name, home.function)):
+                known.setdefault(name, []).append(home)
+        return home
+
+    def _new_home(self, item: pytest.Function, owner: str) -> TaskFunction:
+        shown = self._collecting.shown(item.path)
+        line = (item.location[1] or 0) + 1
+        name = self._collecting.functions.task_name(item.originalname)
+        return TaskFunction(item.path, owner, item.originalname, name, Location(shown, line))
+
+    # ------------------------------------------------------------------ looking up
+
+    def _by_text(self, text: str, asker: TaskFunction) -> tuple[TaskFunction, str | None]:
+        head, name, variant = _split(text)
+        home = self._within(head, name, asker) if head else self.named(name, asker)
+        if home is None and self.is_lost(name):
+            raise LostReference
+        if home is None:
+            raise BadReference(self._unknown(text, asker))
+        if variant is not None and all(entry.variant != variant for entry in home.entries):
+            known = ", ".join(repr(entry.name) for entry in home.entries[:8])
+            more = ", ..." if len(home.entries) > 8 else ""  # noqa: PLR2004 - enough to see the pattern
+            msg = f"{text!r}: {home.label} has no variant {variant!r}; there is {known}{more}"
+            raise BadReference(msg)
+        return home, variant
+
+    def _within(self, head: str, name: str, asker: TaskFunction) -> TaskFunction | None:
+        """The task *name* in what *head* names: a class of this file, a file, a class in a file."""
+        own = [home for home in self._files.get(asker.path, {}).get(name, []) if home.owner == head]
+        if own:
+            return own[0]
+        file, _, owner = head.partition("::")
+        path = self._file(file, asker)
+        if path is None:
+            return None
+        candidates = self._files.get(path, {}).get(name, [])
+        if owner:
+            candidates = [home for home in candidates if home.owner == owner]
+        outside = [home for home in candidates if not home.owner]
+        candidates = outside or candidates
+        if len(candidates) > 1:
+            raise BadReference(_ambiguous(name, candidates))
+        return candidates[0] if candidates else None
+
+    def _file(self, text: str, asker: TaskFunction) -> Path | None:
+        """The flow file that *text* names: a path, or a stem without ``flow_``. None when there is none."""
+        if text.endswith(".py"):
+            places = [(folder / text).resolve() for folder in (asker.path.parent, self._root)]
+        else:
+            places = self._stems.get(text, [])
+            if len(places) > 1:
+                nearby = [path for path in places if path.parent == asker.path.parent]
+                if len(nearby) != 1:
+                    names = ", ".join(self._collecting.shown(path) for path in places)
+                    msg = f"{text!r} may be any of {names}: write the path, as in {self._collecting.shown(places[0])!r}"
+                    raise BadReference(msg)
+                places = nearby
+            folder = asker.path.parent
+            places = [*places, *(folder / name for name in (f"flow_{text}.py", f"{text}_flow.py"))]
+        for path in places:
+            if path in self._files:
+                return path
+        for path in places:
+            if path.is_file() and path not in self._collecting_tried:
+                raise FileNotCollected(path)
+        return None
+
+    @cached_property
+    def _collecting_tried(self) -> set[Path]:
+        """Files that were collected on demand and gave no task."""
+        return set()
+
+    def tried(self, path: Path) -> None:
+        """*path* has been collected now, whatever came of it."""
+        self._collecting_tried.add(path)
+        self.__dict__.pop("_stems", None)
+
+    @cached_property
+    def _stems(self) -> dict[str, list[Path]]:
+        stems: dict[str, list[Path]] = {}
+        for path in self._files:
+            for stem in dict.fromkeys((self._collecting.files.stem(path), path.stem)):
+                stems.setdefault(stem, []).append(path)
+        return stems
+
+    def _by_function(self, function: Callable[..., Any]) -> TaskFunction:
+        written = origin(function)
+        home = None if written is None else self._by_origin(written)
+        if home is None:
+            name = getattr(function, "__qualname__", repr(function))
+            if self.is_lost(getattr(function, "__name__", "")):
+                raise LostReference
+            msg = f"{name} is not a task of this session (a task is a flow_* function in a flow file)"
+            raise BadReference(msg)
+        return home
+
+    def _by_origin(self, written: Origin) -> TaskFunction | None:
+        path, qualified = written
+        owner, _, function = qualified.rpartition(".")
+        home = self._functions.get((path, owner, function))
+        if home is None and path not in self._files and path not in self._collecting_tried and path.is_file():
+            raise FileNotCollected(path)
+        return home
+
+    def _is_called(self, home: TaskFunction, file: str, name: str) -> bool:
+        if not (_fits(home.name, name) or _fits(home.function, name)):
+            return False
+        if not file:
+            return True
+        head, _, owner = file.partition("::")
+        if not owner and _fits(home.owner, head):
+            return True
+        names = (self._collecting.files.stem(home.path), home.path.stem, home.path.name, home.location.path)
+        return any(_fits(known, head) for known in names) and (not owner or _fits(home.owner, owner))
+
+    # ------------------------------------------------------------------ messages
+
+    def _unknown(self, text: str, asker: TaskFunction | None) -> str:
+        return f"{text!r} names no task{self._unknown_hint(text, asker)}"
+
+    def _unknown_hint(self, text: str, asker: TaskFunction | None) -> str:
+        """The closest names, those of the same file first."""
+        wanted = text.partition("[")[0].rpartition("::")[2]
+        wanted = self._collecting.functions.task_name(wanted)
+        near = [home for home in self._functions.values() if asker is not None and home.path == asker.path]
+        far = [home for home in self._functions.values() if asker is None or home.path != asker.path]
+        named: dict[str, list[str]] = {}
+        for home in near:
+            named.setdefault(home.name, []).append(repr(home.label))
+        for home in far:
+            named.setdefault(home.name, []).append(repr(f"{home.location.path}::{home.label}"))
+        close = difflib.get_close_matches(wanted, named, n=3, cutoff=0.6)
+        shown = [label for name in close for label in named[name]][:4]
+        return f"; did you mean {' or '.join(shown)}?" if shown else ""
+
+
+def as_items(items: Iterable[pytest.Item]) -> list[pytest.Function]:
+    """Those of *items* that are functions of flow files."""
+    return [item for item in items if isinstance(item, pytest.Function)]
+
+
+def _split(text: str) -> tuple[str, str, str | None]:
+    """``"flow_a.py::FlowB::fit[x]"`` -> ``("flow_a.py::FlowB", "fit", "x")``."""
+    plain, bracket, variant = text.partition("[")
+    head, _, name = plain.rpartition("::")
+    return head, name, variant.removesuffix("]") if bracket else None
+
+
+def _fits(name: str, wanted: str) -> bool:
+    from fnmatch import fnmatchcase  # noqa: PLC0415
+
+    return name == wanted or (any(char in wanted for char in "*?") and fnmatchcase(name, wanted))
+
+
+def _ambiguous(name: str, candidates: list[TaskFunction]) -> str:
+    places = ", ".join(f"{home.label} ({home.location})" for home in candidates)
+    return f"{name!r} is ambiguous, it may be any of {places}: write {candidates[0].label!r}"
+
+

@@ -1,0 +1,272 @@
+"""Running tasks one after the other in this process, each through pytest's own protocol.
+
+The engine decides; this module carries out: it makes each attempt a call of ``pytest_runtest_protocol``, hands in the
+results of upstreams, takes the returned value, and tells the outcome.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import inspect
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_flowforge.core.engine import Engine, RunPolicy
+from pytest_flowforge.core.joining import Shape
+from pytest_flowforge.core.messages import Event, Signal, StartAttempt, StopRequested, TaskMoved
+from pytest_flowforge.core.model import Failure, Outcome
+from pytest_flowforge.core.states import DONE, SUCCEEDED, TaskState
+from pytest_flowforge.core.summary import Summary
+from pytest_flowforge.driver import Driver, SystemClock
+from pytest_flowforge.executors.inline import InlineExecutor
+from pytest_flowforge.plugin.guard import Surroundings
+from pytest_flowforge.plugin.listeners import Listeners
+from pytest_flowforge.plugin.outcomes import Attempt
+from pytest_flowforge.plugin.pytest_internals import SetupTree, run_attempt
+from pytest_flowforge.plugin.reporting import RETRIED, Reporter
+from pytest_flowforge.ports import Job
+from pytest_flowforge.results import NoResult, ValueStore
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping
+
+    from pytest_flowforge.core.graph import TaskGraph
+    from pytest_flowforge.core.joining import Joined
+    from pytest_flowforge.core.model import TaskId
+    from pytest_flowforge.plugin.graphing import Needs
+    from pytest_flowforge.plugin.references import Entry
+
+__all__ = ["Runner"]
+
+_ATTEMPT = pytest.StashKey[Attempt]()
+
+
+class Runner:
+    """One run in this process. Registered as a plugin while it lasts."""
+
+    def __init__(
+        self,
+        session: pytest.Session,
+        graph: TaskGraph,
+        entries: Mapping[TaskId, Entry],
+        needs: Mapping[TaskId, Needs],
+        tell: Any,
+    ) -> None:
+        self._session = session
+        self._graph = graph
+        self._entries = entries
+        self._needs = needs
+        self.summary = Summary(task.id for task in graph)
+        self._tree = SetupTree.install(session, [entries[task.id].item for task in graph])
+        self._surroundings = Surroundings()
+        self._clock = SystemClock()
+        self._engine = Engine(graph, RunPolicy(slots=1))
+        self._values = ValueStore(self._count_readers())
+        #: The last move of each task that ended without a result, for those who ask why.
+        self._without: dict[TaskId, TaskMoved] = {}
+        #: Tasks that may still run; pytest is told of a next item as long as there is one.
+        self._left = len(graph)
+        self._tell = tell
+
+    # ------------------------------------------------------------------ the run
+
+    def run(self) -> None:
+        """Run all tasks of the graph; raises what interrupted the run, at its end."""
+        config = self._session.config
+        listeners = Listeners(config, self._graph, self.summary, self._tell)
+        sinks: list[Any] = [self.summary.apply, self._remember, Reporter(self._entries, self._graph, self._tree)]
+        if not listeners.idle:
+            sinks.append(listeners)
+        driver = Driver(
+            self._engine,
+            InlineExecutor(self._clock),
+            self._job,
+            sinks,
+            self._clock,
+            self._values.put,
+            ask=self._ask,
+        )
+        config.pluginmanager.register(self, "flowforge-runner")
+        try:
+            driver.run()
+        finally:
+            config.pluginmanager.unregister(self)
+            self._surroundings.close()
+
+    @property
+    def excused(self) -> set[TaskId]:
+        """Tasks without an outcome because the run was stopped before or while they ran."""
+        if not self._engine.stopped:
+            return set()
+        unfinished = (TaskState.PENDING, TaskState.INTERRUPTED)
+        return {task for task, state in self._engine.states.items() if state in unfinished}
+
+    def _ask(self) -> Signal | None:
+        """Stop when pytest wants to stop: -x, --maxfail, a plugin that has seen enough."""
+        reason = self._session.shouldfail or self._session.shouldstop
+        if not reason or self._engine.stopped:
+            return None
+        return StopRequested(str(reason), self._clock.now())
+
+    def _job(self, command: StartAttempt) -> Job:
+        entry = self._entries[command.task]
+        inputs = {name: self.arrival(joined) for name, joined in self._needs[command.task].parameters.items()}
+        return Job(command.task, command.attempt, partial(self._perform, entry, Attempt(command.attempt, inputs)))
+
+    def _perform(self, entry: Entry, attempt: Attempt) -> tuple[Outcome, Any]:
+        item = entry.item
+        item.stash[_ATTEMPT] = attempt
+        # Any item will do: the tree of set-ups knows by itself what is still needed.
+        nextitem = item if self._left > 1 else None
+        try:
+            with self._surroundings.during(entry.name):
+                item.config.hook.pytest_runtest_protocol(item=item, nextitem=nextitem)
+        except BaseException:
+            self._leave_behind(item)
+            raise
+        finally:
+            del item.stash[_ATTEMPT]
+            moved_to = self._surroundings.restore()
+        if moved_to:
+            self._tell(f"{entry.name} left the working directory at {moved_to}; it has been set back")
+        return attempt.outcome(), attempt.value
+
+    def _leave_behind(self, item: pytest.Item) -> None:
+        """Tear down a task that was interrupted: pytest itself leaves that to the end of the session."""
+        self._tree.finishing = item
+        with suppress(Exception):
+            self._tree.teardown_exact(None)
+
+    # ------------------------------------------------------------------ values
+
+    def arrival(self, joined: Joined) -> Any:
+        """What arrives under the name of an upstream: its result, or a dict of results by variant."""
+        if joined.shape is Shape.VALUE:
+            return self.result(joined.members[0][1])
+        return {variant: self.result(task) for variant, task in joined.members}
+
+    def result(self, task: TaskId) -> Any:
+        """The result of *task*, or a :class:`NoResult` that says why there is none."""
+        if self._engine.state(task) in SUCCEEDED:
+            return self._values.get(task)
+        move = self._without.get(task)
+        name = self._graph[task].label
+        if move is None:
+            return NoResult(name, TaskState.PENDING.value, self._engine.stopped or "it has not run")
+        error = move.outcome.message if isinstance(move.outcome, Failure) else None
+        return NoResult(name, move.after.value, move.because or (error or ""), error)
+
+    def arrival_for(self, item: pytest.Item, name: str) -> Any:
+        """What arrives under *name* for the task *item*."""
+        return self.arrival(self._needs[_id(item)].parameters[name])
+
+    def upstream_of(self, item: pytest.Item) -> dict[str, Any]:
+        """The results of all direct upstreams of *item* by task name."""
+        return {key: self.result(task) for key, task in self._needs[_id(item)].by_key.items() if task in self._graph}
+
+    def _count_readers(self) -> dict[TaskId, int]:
+        readers: dict[TaskId, int] = {}
+        for task in self._graph:
+            for upstream in self._reads(task.id):
+                readers[upstream] = readers.get(upstream, 0) + 1
+        return readers
+
+    def _reads(self, task: TaskId) -> set[TaskId]:
+        """The upstreams whose results *task* may look at."""
+        needs = self._needs[task]
+        if "upstream" in self._entries[task].item.fixturenames:
+            wanted = set(needs.by_key.values())
+        else:
+            wanted = {member for joined in needs.parameters.values() for _, member in joined.members}
+        return {upstream for upstream in wanted if upstream in self._graph}
+
+    def _remember(self, event: Event) -> None:
+        """Keep what later tasks may ask for, give up what none will."""
+        if not isinstance(event, TaskMoved) or event.after not in DONE:
+            return
+        self._left -= 1
+        if event.after not in SUCCEEDED:
+            self._without[event.task] = event
+        for upstream in self._reads(event.task):
+            self._values.release(upstream)
+
+    # ------------------------------------------------------------------ pytest's hooks
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+        """Run a task that may be retried: its reports must wait until it is known which of them count.
+
+        All others take pytest's way, or that of a plugin such as pytest-rerunfailures.
+        """
+        attempt = item.stash.get(_ATTEMPT, None)
+        if attempt is None or not self._graph[_id(item)].retry.max_retries:
+            return None
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        reports = run_attempt(item, nextitem)
+        if self._is_tried_again(item, attempt):
+            reports = [_as_retried(report) for report in reports if report.failed]
+        for report in reports:
+            item.ihook.pytest_runtest_logreport(report=report)
+        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        return True
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Fill in the parameters that name tasks; pytest asks fixtures for the rest only."""
+        attempt = item.stash.get(_ATTEMPT, None)
+        if attempt is not None and attempt.inputs:
+            item.funcargs.update(attempt.inputs)  # type: ignore[attr-defined]
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> bool | None:
+        """Call the task and keep what it returns, which pytest would warn about."""
+        attempt = pyfuncitem.stash.get(_ATTEMPT, None)
+        if attempt is None:
+            return None
+        arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}  # noqa: SLF001
+        value = pyfuncitem.obj(**arguments)
+        attempt.value = asyncio.run(_awaited(value)) if inspect.isawaitable(value) else value
+        return True
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> None:
+        attempt = item.stash.get(_ATTEMPT, None)
+        if attempt is not None:
+            self._tree.finishing = item
+            self._tree.comes_again = self._is_tried_again(item, attempt)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        report = yield
+        attempt = item.stash.get(_ATTEMPT, None)
+        if attempt is not None:
+            attempt.note(report, None if call.excinfo is None else call.excinfo.value)
+        return report
+
+    def _is_tried_again(self, item: pytest.Item, attempt: Attempt) -> bool:
+        task = self._graph[_id(item)]
+        # Asked for every task at teardown: most have no retries and need no judgement.
+        return bool(task.retry.max_retries) and self._engine.would_retry(task.id, attempt.number, attempt.outcome())
+
+
+def _id(item: pytest.Item) -> TaskId:
+    return item.nodeid  # type: ignore[return-value]
+
+
+def _as_retried(report: pytest.TestReport) -> pytest.TestReport:
+    # A copy: the outcome of the attempt is still to be judged by the report as it was.
+    report = copy.copy(report)
+    # The word that pytest-rerunfailures has made common: reporting plugins know it, and pytest counts it as nothing.
+    report.outcome = "rerun"  # type: ignore[assignment]
+    report.flowforge_state = RETRIED  # type: ignore[attr-defined]
+    return report
+
+
+async def _awaited(value: Any) -> Any:
+    return await value

@@ -1,0 +1,263 @@
+"""A session that runs flows: from the options to the graph, and from the graph to what was asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_flowforge.core.graph import TaskGraph
+from pytest_flowforge.core.selection import Selection, select
+from pytest_flowforge.errors import GraphError, Problem
+from pytest_flowforge.plugin import fixtures
+from pytest_flowforge.plugin.accounting import Accounting
+from pytest_flowforge.plugin.collecting import Collecting, FlowModule
+from pytest_flowforge.plugin.graphing import Blueprint, draw
+from pytest_flowforge.plugin.naming import plural
+from pytest_flowforge.plugin.options import Mode, Options
+from pytest_flowforge.plugin.pytest_internals import probe
+from pytest_flowforge.plugin.references import Directory, FileNotCollected
+from pytest_flowforge.plugin.reporting import Statuses
+from pytest_flowforge.plugin.running import Runner
+from pytest_flowforge.plugin.selecting import NodeIds, by_expressions, take_node_ids
+from pytest_flowforge.plugin.terminal import Terminal
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable
+
+    from pytest_flowforge.core.model import TaskId
+
+__all__ = ["FlowSession", "activate"]
+
+#: Plugins of pytest that write to its cache at the end of a session, which listing and validating must not do.
+_WRITERS = ("lfplugin", "nfplugin", "stepwiseplugin")
+
+
+def activate(config: pytest.Config) -> None:
+    """Make this session one that runs flows; raises UsageError for options that can not be met."""
+    options = Options.of(config)
+    _refuse(config, options)
+    # pytest-randomly would shuffle the order in which ready tasks start; two runs of one flow are to be alike.
+    if hasattr(config.option, "randomly_reorganize"):
+        config.option.randomly_reorganize = False
+    manager = config.pluginmanager
+    # --lf leaves out files and functions in which nothing failed; the graph needs them.
+    if manager.has_plugin("lfplugin-collwrapper"):
+        manager.unregister(name="lfplugin-collwrapper")
+    collecting = Collecting(config, options)
+    terminal = Terminal(config, options)
+    manager.register(collecting, "flowforge-collecting")
+    manager.register(fixtures, "flowforge-fixtures")
+    manager.register(Statuses(), "flowforge-statuses")
+    manager.register(terminal, "flowforge-terminal")
+    manager.register(FlowSession(config, options, collecting, terminal), "flowforge-session")
+
+
+def _refuse(config: pytest.Config, options: Options) -> None:
+    if options.executor != "local":
+        msg = f"--ff-executor {options.executor}: there is no such executor; this version has: local"
+        raise pytest.UsageError(msg)
+    if config.getoption("numprocesses", None) or config.getoption("dist", "no") != "no" or config.getoption("tx", None):
+        msg = (
+            "flows run in one process in this version, and pytest-xdist was asked for more: leave out -n "
+            "(or add -n 0 where the configuration has it)"
+        )
+        raise pytest.UsageError(msg)
+
+
+@dataclass(slots=True)
+class _Flows:
+    """What a session has collected."""
+
+    graph: TaskGraph
+    directory: Directory
+    blueprint: Blueprint
+    selection: Selection
+
+
+class FlowSession:
+    """The hooks that turn collected functions into a graph and do with it what the command line says."""
+
+    def __init__(
+        self, config: pytest.Config, options: Options, collecting: Collecting, terminal: Terminal
+    ) -> None:
+        self._config = config
+        self._options = options
+        self._collecting = collecting
+        self._terminal = terminal
+        self._node_ids = NodeIds(())
+        self._flows: _Flows | None = None
+        self._runner: Runner | None = None
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        probe(session)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection(self) -> None:
+        self._node_ids = take_node_ids(self._config)
+
+    # ------------------------------------------------------------------ from items to the selected graph
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection_modifyitems(
+        self, session: pytest.Session, items: list[pytest.Item]
+    ) -> Generator[None, object, object]:
+        """Draw the graph before any other plugin chooses among the items, and complete their choice after."""
+        self._keep(items, [item for item in items if _is_task(item)])
+        directory, blueprint = self._draw(session, items)
+        graph = self._check(session, items, blueprint)
+        if graph is None:
+            return (yield)
+        self._choose(items, graph, directory)
+        result = yield
+        self._flows = self._complete(items, graph, directory, blueprint)
+        return result
+
+    def _draw(self, session: pytest.Session, items: list[pytest.Item]) -> tuple[Directory, Blueprint]:
+        """Draw the tasks, collecting the files that references lead to until there is none left."""
+        requested = self._node_ids.choose(items) if self._node_ids else list(items)
+        directory = Directory(_functions(items), self._collecting)
+        while True:
+            try:
+                blueprint = draw(directory, self._options)
+                break
+            except FileNotCollected as missing:
+                found = self._collecting.collect_file(session, missing.path)
+                directory.add(_functions(item for item in found if _is_task(item)))
+                directory.tried(missing.path)
+        self._keep(items, requested)
+        return directory, blueprint
+
+    def _check(
+        self, session: pytest.Session, items: list[pytest.Item], blueprint: Blueprint
+    ) -> TaskGraph | None:
+        """Return the graph of all tasks; None when files could not be collected, which pytest reports itself."""
+        problems = [*self._collecting.collected.problems, *blueprint.problems]
+        problems += fixtures.register_results(blueprint.shared)
+        graph = None
+        try:
+            graph = TaskGraph.build(blueprint.tasks, self._options.pools)
+        except GraphError as error:
+            problems += error.problems
+        collected_badly = session.testsfailed and not self._config.option.continue_on_collection_errors
+        if problems and collected_badly:
+            self._terminal.problems = tuple(problems)
+        elif problems:
+            items.clear()
+            self._terminal.show_problems(problems)
+            raise pytest.UsageError(*_as_arguments(problems))
+        return None if collected_badly else graph
+
+    def _choose(self, items: list[pytest.Item], graph: TaskGraph, directory: Directory) -> None:
+        if self._options.select:
+            chosen = by_expressions(self._options.select, graph, directory)
+            self._keep(items, [item for item in items if item.nodeid in chosen])
+
+    def _complete(
+        self, items: list[pytest.Item], graph: TaskGraph, directory: Directory, blueprint: Blueprint
+    ) -> _Flows:
+        """Close the choice over the graph, and put the items into an order that they can run in."""
+        targets = [item.nodeid for item in items]
+        selection = select(graph, targets, only=self._options.only)  # type: ignore[arg-type]
+        if self._options.only:
+            _refuse_missing_results(graph, selection, directory, blueprint)
+        ordered = _in_order(graph, targets, selection)
+        items[:] = [directory.entries[task].item for task in ordered.order]
+        self._terminal.came_along([directory.entries[task.id].item for task in graph if task.id in selection.along])
+        self._terminal.flows(ordered, selection)
+        return _Flows(ordered, directory, blueprint, selection)
+
+    def _keep(self, items: list[pytest.Item], kept: list[pytest.Item]) -> None:
+        if len(kept) < len(items):
+            chosen = set(kept)
+            self._deselect([item for item in items if item not in chosen])
+            items[:] = kept
+
+    def _deselect(self, items: list[pytest.Item]) -> None:
+        if items:
+            self._config.hook.pytest_deselected(items=items)
+
+    # ------------------------------------------------------------------ doing it
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
+        if self._flows is None or self._config.option.collectonly:
+            # pytest's own loop says what is wrong, or does nothing.
+            return None
+        if self._options.mode is Mode.RUN:
+            self._run(session, self._flows)
+        else:
+            self._terminal.answer(self._flows.graph, self._flows.selection)
+            self._silence_writers()
+        return True
+
+    def _silence_writers(self) -> None:
+        manager = self._config.pluginmanager
+        for name in filter(manager.has_plugin, _WRITERS):
+            manager.unregister(name=name)
+
+    def _run(self, session: pytest.Session, flows: _Flows) -> None:
+        runner = Runner(session, flows.graph, flows.directory.entries, flows.blueprint.needs, self._terminal.tell)
+        self._config.stash[fixtures.RUNNER] = runner
+        self._terminal.watch(runner.summary)
+        accounting = Accounting((task.id for task in flows.graph), lambda: runner.excused, self._terminal.tell)
+        self._config.pluginmanager.register(accounting, "flowforge-accounting")
+        runner.run()
+        if session.shouldfail:
+            raise session.Failed(session.shouldfail)
+        if session.shouldstop:
+            raise session.Interrupted(session.shouldstop)
+        # Blocked tasks are no failures to pytest, and still the work is not done.
+        if not session.testsfailed and not runner.summary.snapshot().ok:
+            session.testsfailed = 1
+
+
+def _is_task(item: pytest.Item) -> bool:
+    return isinstance(item, pytest.Function) and item.getparent(FlowModule) is not None
+
+
+def _functions(items: Iterable[pytest.Item]) -> list[pytest.Function]:
+    return [item for item in items if isinstance(item, pytest.Function)]
+
+
+def _as_arguments(problems: list[Problem]) -> list[str]:
+    title = f"flowforge: {plural(len(problems), 'problem')} in the flows, nothing was run"
+    return [title, *(str(problem) for problem in problems)]
+
+
+def _in_order(graph: TaskGraph, targets: list[str], selection: Selection) -> TaskGraph:
+    """The selected graph, its ties broken by the order in which pytest holds the items.
+
+    That is the order of the files, changed only where plugins group or sort. What came along goes before.
+    """
+    restricted = graph.restrict(selection.all)
+    along = [task.id for task in restricted if task.id in selection.along]
+    wanted = [*along, *targets]
+    if wanted == [task.id for task in restricted]:
+        return restricted
+    return TaskGraph.build([restricted[task] for task in wanted], graph.pools)  # type: ignore[index]
+
+
+def _refuse_missing_results(
+    graph: TaskGraph, selection: Selection, directory: Directory, blueprint: Blueprint
+) -> None:
+    """Raise UsageError when a task would have to run without a result that it asks for."""
+    missing = []
+    for task in graph:
+        if task.id not in selection.targets:
+            continue
+        needs = blueprint.needs[task.id]
+        asked: set[TaskId] = {member for joined in needs.parameters.values() for _, member in joined.members}
+        if "upstream" in directory.entries[task.id].item.fixturenames:
+            asked |= set(needs.by_key.values())
+        names = [graph[upstream].label for upstream in task.needs if upstream in asked - selection.targets]
+        if names:
+            missing.append(
+                f"--ff-only leaves out {', '.join(names)}, whose result {task.label} asks for; "
+                "leave --ff-only out, or choose those tasks too"
+            )
+    if missing:
+        raise pytest.UsageError(*missing)
+

@@ -1,0 +1,116 @@
+"""What can be seen of a flow file before it is imported.
+
+Two mistakes leave no trace in an imported module: a function defined twice (Python keeps the second), and
+``@pytest.mark.depends_on(flow_a)`` with a bare function (pytest takes it for the function to decorate, and Python
+then *calls* it with the function below). Both are found in the syntax tree.
+"""
+
+from __future__ import annotations
+
+import ast
+import tokenize
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_flowforge.errors import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from pytest_flowforge.plugin.naming import FunctionNames
+
+__all__ = ["SourceScan", "scan"]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceScan:
+    """``functions``: the names of all task functions in the file. ``problems``: what is wrong with it already.
+
+    ``importable`` is False when importing the file would do what nobody meant.
+    """
+
+    functions: frozenset[str] = frozenset()
+    problems: tuple[Problem, ...] = ()
+    importable: bool = True
+
+
+def scan(path: Path, shown: str, names: FunctionNames) -> SourceScan:
+    """Look through the file at *path*, called *shown* in messages.
+
+    A file that can not be read or parsed gives an empty scan: importing it will say what is wrong.
+    """
+    try:
+        with tokenize.open(path) as file:
+            tree = ast.parse(file.read(), filename=str(path))
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return SourceScan()
+    bare = tuple(_bare_references(tree, shown, names))
+    found = frozenset(node.name for body in _bodies(tree) for node in _functions(body) if names.matches(node.name))
+    return SourceScan(found, (*_redefinitions(tree, shown, names), *bare), importable=not bare)
+
+
+_Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def _bodies(tree: ast.Module) -> Iterator[list[ast.stmt]]:
+    """The module's own statements and those of each class in it (classes in classes too)."""
+    pending: list[list[ast.stmt]] = [tree.body]
+    while pending:
+        body = pending.pop()
+        yield body
+        pending.extend(node.body for node in body if isinstance(node, ast.ClassDef))
+
+
+def _functions(body: Sequence[ast.stmt]) -> Iterator[_Function]:
+    return (node for node in body if isinstance(node, _Function))
+
+
+def _redefinitions(tree: ast.Module, shown: str, names: FunctionNames) -> Iterator[Problem]:
+    # Only within one list of statements: `if ...: def flow_a()` / `else: def flow_a()` is a choice, not a slip.
+    for body in _bodies(tree):
+        first: dict[str, int] = {}
+        for node in _functions(body):
+            if not names.matches(node.name):
+                continue
+            if node.name in first:
+                text = (
+                    f"{node.name} is defined twice in the same place (first at line {first[node.name]}): "
+                    "the second would silently replace the first; rename one of them"
+                )
+                yield Problem(f"{shown}:{node.lineno}", text)
+            first.setdefault(node.name, node.lineno)
+
+
+def _bare_references(tree: ast.Module, shown: str, names: FunctionNames) -> Iterator[Problem]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and _is_depends_on_mark(node.func) and len(node.args) == 1:
+            name = _last_name(node.args[0])
+            if not node.keywords and name and names.matches(name):
+                yield Problem(f"{shown}:{node.lineno}", bare_function_text(name, names))
+
+
+def bare_function_text(function: str, names: FunctionNames) -> str:
+    """How to write what ``pytest.mark.depends_on(function)`` was meant to say."""
+    return (
+        f"pytest.mark.depends_on({function}) with one bare function can not work: pytest takes {function} for the "
+        f'function to decorate. Write @pytest.mark.depends_on("{names.task_name(function)}"), or '
+        f"@pytest_flowforge.depends_on({function})"
+    )
+
+
+def _is_depends_on_mark(node: ast.expr) -> bool:
+    return (
+        isinstance(node, ast.Attribute)
+        and node.attr == "depends_on"
+        and (
+            (isinstance(node.value, ast.Attribute) and node.value.attr == "mark")
+            or (isinstance(node.value, ast.Name) and node.value.id == "mark")
+        )
+    )
+
+
+def _last_name(node: ast.expr) -> str:
+    if isinstance(node, ast.Name):
+        return node.id
+    return node.attr if isinstance(node, ast.Attribute) else ""

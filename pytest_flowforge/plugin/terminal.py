@@ -1,0 +1,131 @@
+"""What the terminal says besides pytest's own lines: lists and plans, what came along, who blocked whom."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, TextIO
+
+import pytest
+
+from pytest_flowforge.core.plan import plan
+from pytest_flowforge.plugin.naming import plural
+from pytest_flowforge.plugin.options import Format, Mode
+from pytest_flowforge.plugin.pytest_internals import redirect_terminal
+from pytest_flowforge.report import text
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
+    from pytest_flowforge.core.graph import TaskGraph
+    from pytest_flowforge.core.selection import Selection
+    from pytest_flowforge.core.summary import Summary
+    from pytest_flowforge.errors import Problem
+    from pytest_flowforge.plugin.options import Options
+
+__all__ = ["Terminal"]
+
+_MOST_ALONG = 8
+
+
+class Terminal:
+    """Gathers what is to be said and says it in pytest's own places."""
+
+    def __init__(self, config: pytest.Config, options: Options) -> None:
+        self._config = config
+        self._options = options
+        #: Problems of a session that ends for another reason (a file that can not be imported).
+        self.problems: tuple[Problem, ...] = ()
+        self._graph: TaskGraph | None = None
+        self._selection: Selection | None = None
+        self._summary: Summary | None = None
+        #: Sentences for the end of the session.
+        self._notes: list[str] = []
+        #: Where an answer in JSON goes, when all else that pytest prints is kept from there.
+        self._answers: TextIO = sys.stdout
+
+    def tell(self, sentence: str) -> None:
+        """Say *sentence* at the end of the session."""
+        self._notes.append(sentence)
+
+    def flows(self, graph: TaskGraph, selection: Selection) -> None:
+        """Take note of what the session is about."""
+        self._graph = graph
+        self._selection = selection
+
+    def watch(self, summary: Summary) -> None:
+        """Show this run at the end."""
+        self._summary = summary
+
+    def came_along(self, items: Sequence[pytest.Item]) -> None:
+        """*items* were deselected by some plugin and are needed all the same: do not count them as deselected."""
+        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is None or not items:
+            return
+        along = set(items)
+        reporter.stats["deselected"] = [item for item in reporter.stats.get("deselected", []) if item not in along]
+
+    # ------------------------------------------------------------------ answers
+
+    def answer(self, graph: TaskGraph, selection: Selection) -> None:
+        """Answer --ff-list, --ff-dry-run or --ff-validate."""
+        planned = plan(graph, selection)
+        if self._options.mode is Mode.VALIDATE:
+            self._answer_validate(graph)
+        elif self._options.format is Format.JSON:
+            print(text.plan_as_json(planned), file=self._answers)
+        elif self._options.mode is Mode.LIST:
+            self._write(text.task_lines(planned, graph, self._verbosity))
+        else:
+            self._write(text.plan_lines(planned, graph, self._verbosity))
+
+    def show_problems(self, problems: Sequence[Problem]) -> None:
+        """Answer --ff-validate for machines when there are problems; people get them as pytest's usage errors."""
+        if self._options.mode is Mode.VALIDATE and self._options.format is Format.JSON:
+            print(text.validation_as_json(0, problems), file=self._answers)
+
+    def _answer_validate(self, graph: TaskGraph) -> None:
+        if self._options.format is Format.JSON:
+            print(text.validation_as_json(len(graph), ()), file=self._answers)
+            return
+        files = {task.location.path for task in graph if task.location}
+        self._write([f"{plural(len(graph), 'task')} in {plural(len(files), 'file')}: no problems"])
+
+    @property
+    def _verbosity(self) -> int:
+        return self._config.get_verbosity()
+
+    def _write(self, lines: Sequence[str]) -> None:
+        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is None:
+            return
+        reporter.ensure_newline()
+        for line in lines:
+            reporter.write_line(line)
+
+    # ------------------------------------------------------------------ pytest's hooks
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_sessionstart(self) -> Generator[None, object, object]:
+        if self._options.mode is not Mode.RUN and self._options.format is Format.JSON:
+            # Before anything is printed: standard output is for the answer alone.
+            self._answers = redirect_terminal(self._config, sys.stderr)
+        return (yield)
+
+    def pytest_report_collectionfinish(self) -> list[str]:
+        if self._selection is None or self._graph is None or not self._selection.along:
+            return []
+        along = [task for task in self._graph if task.id in self._selection.along]
+        name = text.names(self._graph)
+        shown = ", ".join(name(task) for task in along[:_MOST_ALONG])
+        more = f" and {len(along) - _MOST_ALONG:,} more" if len(along) > _MOST_ALONG else ""
+        return [f"flowforge: {plural(len(along), 'task')} not asked for but needed: {shown}{more}"]
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        lines = [str(problem) for problem in self.problems]
+        if self._summary is not None and self._graph is not None:
+            lines += text.summary_lines(self._summary.snapshot(), self._graph)
+        lines += [text.printable(note, 1000) for note in self._notes]
+        if lines:
+            terminalreporter.section("flowforge", sep="=")
+            for line in lines:
+                terminalreporter.write_line(line)

@@ -1,0 +1,1 @@
+"""Rendering: from values to text, and nothing else. No pytest, no files."""

@@ -1,0 +1,167 @@
+"""Lists, plans and summaries as lines of text and as JSON.
+
+Everything that comes from outside (names, messages) passes :func:`printable` on its way to a terminal.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from pytest_flowforge.core.model import Trigger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from pytest_flowforge.core.graph import TaskGraph
+    from pytest_flowforge.core.model import Task, TaskId
+    from pytest_flowforge.core.plan import PlannedTask
+    from pytest_flowforge.core.summary import RunSummary
+    from pytest_flowforge.errors import Problem
+
+__all__ = [
+    "FORMAT",
+    "names",
+    "plan_as_json",
+    "plan_lines",
+    "printable",
+    "summary_lines",
+    "task_lines",
+    "validation_as_json",
+]
+
+#: Version of the JSON answers; a new member is no new version, a changed meaning is.
+FORMAT = 1
+
+_LONGEST_NAME = 100
+_MOST_NAMES = 8
+
+
+def printable(text: str, limit: int = _LONGEST_NAME) -> str:
+    """*text* on one line without anything that a terminal might obey, cut in the middle beyond *limit* characters."""
+    if len(text) > limit:
+        half = (limit - 3) // 2
+        text = f"{text[:half]}...{text[-half:]}"
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def names(graph: TaskGraph) -> Callable[[Task], str]:
+    """How to call the tasks of *graph*: by name where all stand in one file, else with the file.
+
+    Either can be used in ``--ff-select``.
+    """
+    files = {task.location.path for task in graph if task.location}
+    if len(files) <= 1:
+        return lambda task: printable(task.label)
+    return lambda task: printable(f"{task.location.path}::{task.label}" if task.location else task.label)
+
+
+def task_lines(plan: Sequence[PlannedTask], graph: TaskGraph, verbosity: int) -> list[str]:
+    """The answer of ``--ff-list``: a line a task, in an order they can run in."""
+    name = names(graph)
+    if verbosity < 0:
+        return [name(planned.task) for planned in plan]
+    rows = []
+    for planned in plan:
+        needs = _enumeration([name(graph[need]) for need in planned.needs], None if verbosity > 0 else _MOST_NAMES)
+        row = [name(planned.task), f"<- {needs}" if needs else "", _place(planned.task)]
+        rows.append([*row, *_details(planned.task)] if verbosity > 0 else row)
+    return _columns(rows)
+
+
+def plan_lines(plan: Sequence[PlannedTask], graph: TaskGraph, verbosity: int) -> list[str]:
+    """The answer of ``--ff-dry-run``: what would happen to each task and why, level by level."""
+    name = names(graph)
+    by_level: dict[int, list[PlannedTask]] = {}
+    for planned in plan:
+        by_level.setdefault(planned.level, []).append(planned)
+    if verbosity < 0:
+        return [f"{planned.verdict} {name(planned.task)}" for level in sorted(by_level) for planned in by_level[level]]
+    lines = []
+    for level in sorted(by_level):
+        lines.append(f"level {level}")
+        rows = [[f"  {planned.verdict}", name(planned.task), planned.reason] for planned in by_level[level]]
+        lines += _columns(rows)
+    return lines
+
+
+def plan_as_json(plan: Iterable[PlannedTask]) -> str:
+    """The same for machines: a JSON object with a list of tasks, each after its upstreams."""
+    return json.dumps({"format": FORMAT, "tasks": [_as_dict(planned) for planned in plan]}, indent=2)
+
+
+def validation_as_json(tasks: int, problems: Iterable[Problem]) -> str:
+    """The answer of ``--ff-validate`` for machines."""
+    found = [{"where": problem.where, "text": problem.text} for problem in problems]
+    return json.dumps({"format": FORMAT, "valid": not found, "tasks": tasks, "problems": found}, indent=2)
+
+
+def summary_lines(summary: RunSummary, graph: TaskGraph) -> list[str]:
+    """What a person must know at the end of a run besides the counts: who blocked whom, and what never started.
+
+    One line for each failure that others were blocked by, not one for each victim.
+    """
+    name = names(graph)
+
+    def named(tasks: Sequence[TaskId]) -> str:
+        return _enumeration([name(graph[task]) for task in tasks], _MOST_NAMES)
+
+    lines = []
+    for root, blocked in summary.blocked_by_root.items():
+        state, place = summary.states[root].value, _place(graph[root])
+        why = f"{state}{f' at {place}' if place else ''}"
+        lines.append(f"{len(blocked):,} blocked behind {name(graph[root])} ({why}): {named(blocked)}")
+    if summary.never_started:
+        reason = f" ({printable(summary.stopped)})" if summary.stopped else ""
+        lines.append(f"{len(summary.never_started):,} not started{reason}: {named(summary.never_started)}")
+    return lines
+
+
+def _as_dict(planned: PlannedTask) -> dict[str, Any]:
+    task = planned.task
+    return {
+        "id": task.id,
+        "name": task.label,
+        "file": task.location.path if task.location else None,
+        "line": task.location.line if task.location else None,
+        "level": planned.level,
+        "needs": list(planned.needs),
+        "when": task.when.value,
+        "retries": task.retry.max_retries,
+        "priority": task.priority,
+        "pools": dict(task.pools),
+        "exclusive": task.exclusive,
+        "selected": planned.targeted,
+        "verdict": planned.verdict,
+        "reason": planned.reason,
+    }
+
+
+def _details(task: Task) -> list[str]:
+    details = []
+    if task.when is not Trigger.ALL_SUCCESS:
+        details.append(f"when={task.when.value}")
+    if task.retry.max_retries:
+        details.append(f"retries={task.retry.max_retries}")
+    if task.priority:
+        details.append(f"priority={task.priority}")
+    details += [f"{pool}={units}" for pool, units in task.pools]
+    if task.exclusive:
+        details.append("exclusive")
+    return [" ".join(details)]
+
+
+def _place(task: Task) -> str:
+    return printable(str(task.location)) if task.location else ""
+
+
+def _enumeration(items: Sequence[str], most: int | None) -> str:
+    shown = ", ".join(items[:most])
+    hidden = 0 if most is None else len(items) - most
+    return f"{shown} and {hidden:,} more" if hidden > 0 else shown
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The rows with their cells below each other; a few very wide cells do not push all others aside."""
+    widths = [min(max((len(cell) for cell in column), default=0), 60) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
