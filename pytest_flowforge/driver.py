@@ -76,7 +76,7 @@ class Driver:
     a second one ends it without clean-up. In either case :meth:`run` raises the first one in the end.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917  (it joins what others make; most of it has a default)
+    def __init__(
         self,
         engine: Engine,
         executor: Executor,
@@ -249,4 +249,4 @@ def _failure(error: Exception) -> Failure:
 
 
 def _one_line(error: BaseException) -> str:
-    return "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
+    return "".join(traceback.format_exception_only(error)).strip().splitlines()[0]

@@ -5,7 +5,6 @@ same reactions. Inside, tasks are positions in the order of declaration; ids app
 what it changes, never a look at all tasks (the one exception is a stop, which concerns them all).
 """
 
-# ruff: noqa: S101  (check() consists of assertions, and tests are all it is for)
 from __future__ import annotations
 
 import heapq
@@ -511,7 +510,7 @@ class Engine:
 
     # Moving.
 
-    def _move(  # noqa: PLR0913  (what an event says, and it is said in one place)
+    def _move(
         self,
         position: int,
         after: TaskState,

@@ -12,11 +12,11 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from pytest_flowforge.core.model import Task, TaskId
 from pytest_flowforge.core.validation import find_problems, invert
 from pytest_flowforge.errors import GraphError, UnknownTask
 
 if TYPE_CHECKING:
-    from pytest_flowforge.core.model import Task, TaskId
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 __all__ = ["NO_POOLS", "TaskGraph"]

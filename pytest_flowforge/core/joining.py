@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from pytest_flowforge.core.model import TaskId
 
 if TYPE_CHECKING:
-    from pytest_flowforge.core.model import TaskId
     from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 __all__ = ["Joined", "Joiner", "NoMatch", "Shape", "Variant", "agree"]

@@ -4,7 +4,6 @@ First come, first served per pool, so that nobody starves: whoever wants a pool 
 them, even where its own request would fit. Each question costs as much as the task has pools.
 """
 
-# ruff: noqa: S101  (check() consists of assertions, and tests are all it is for)
 from __future__ import annotations
 
 from collections import deque

@@ -15,10 +15,10 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pytest_flowforge.core.model import TaskId
 from pytest_flowforge.errors import SelectionError
 
 if TYPE_CHECKING:
-    from pytest_flowforge.core.model import TaskId
     from collections.abc import Callable, Iterable, Iterator
 
     from pytest_flowforge.core.graph import TaskGraph

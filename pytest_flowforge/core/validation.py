@@ -9,10 +9,10 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING
 
+from pytest_flowforge.core.model import Task, TaskId
 from pytest_flowforge.errors import Problem
 
 if TYPE_CHECKING:
-    from pytest_flowforge.core.model import Task, TaskId
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 __all__ = ["find_cycles", "find_problems"]

@@ -7,6 +7,7 @@ with a warning, or in silence, becomes a problem that is reported before anythin
 from __future__ import annotations
 
 import inspect
+import reprlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_flowforge.errors import Problem
+from pytest_flowforge.plugin.garbage import set_aside
 from pytest_flowforge.plugin.naming import FileNames, FunctionNames
 from pytest_flowforge.plugin.pytest_internals import load_conftests
 from pytest_flowforge.plugin.source import bare_function_text, scan
@@ -58,10 +60,12 @@ class FlowModule(pytest.Module):
             collecting.collected.lost |= source.functions
             return []
         try:
-            return list(super().collect())
+            found = list(super().collect())
         except BaseException:
             collecting.collected.lost |= source.functions
             raise
+        set_aside()
+        return found
 
 
 class Collecting:
@@ -72,6 +76,7 @@ class Collecting:
         self.files = FileNames(options.files)
         self.functions = FunctionNames(options.functions)
         self.collected = Collected()
+        self._shown: dict[Path, str] = {}
         config.stash[COLLECTING] = self
         # The lists are pytest's own and are changed in place: its assertion rewriting holds them too.
         config.getini("python_files")[:] = options.files
@@ -80,10 +85,10 @@ class Collecting:
 
     def shown(self, path: Path) -> str:
         """*path* as people want to read it: relative to the root of the project if it lies there."""
-        try:
-            return path.relative_to(self.config.rootpath).as_posix()
-        except ValueError:
-            return str(path)
+        if path not in self._shown:
+            inside = path.is_relative_to(self.config.rootpath)
+            self._shown[path] = path.relative_to(self.config.rootpath).as_posix() if inside else str(path)
+        return self._shown[path]
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_pycollect_makemodule(self, module_path: Path, parent: pytest.Collector) -> pytest.Module:
@@ -138,17 +143,18 @@ class Collecting:
         return None
 
     def _no_function_text(self, name: str, obj: object) -> str:
-        kind = "None" if obj is None else f"a {type(obj).__name__}"
         return (
-            f"{name} is bound to {kind}, not to a function, so it can not be a task. If a decorator stands above it, "
+            f"{name} is {reprlib.repr(obj)}, not a function, so it can not be a task. If a decorator stands above it, "
             f"look there (a decorator must return a function); else rename it or make it a function"
         )
 
     def _is_imported(self, collector: pytest.Module, name: str, function: Any) -> bool:
         """Whether *function* is a task of another flow file; then it is remembered as a name for that task."""
-        written = origin(function)
-        if written is None or not self._is_elsewhere(collector, function):
+        # Compared as text first: this is asked about every task, and nearly all are at home.
+        if function.__code__.co_filename == str(collector.path) or not self._is_elsewhere(collector, function):
             return False
+        written = origin(function)
+        assert written is not None
         self.collected.imported.setdefault(collector.path, {})[self.functions.task_name(name)] = written
         return True
 

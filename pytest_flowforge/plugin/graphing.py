@@ -40,6 +40,10 @@ class Needs:
     by_key: dict[str, TaskId] = field(default_factory=dict)
 
 
+#: One for all tasks without upstreams, and there may be thousands; nobody changes it.
+_NO_NEEDS = Needs()
+
+
 @dataclass(slots=True)
 class Blueprint:
     """The tasks of a session, what each needs, and what is wrong."""
@@ -90,7 +94,8 @@ def _links(home: TaskFunction, directory: Directory, blueprint: Blueprint) -> _L
                 _complain(blueprint, home.location, f"parameter {name!r} of {home.function}: {error}")
             continue
         if view.is_fixture(name):
-            if task is not None and name in view.parameters:
+            # flow_year(year) with a parametrize mark for `year`: nothing waits for itself, so this one is clear.
+            if task is not None and task is not home and name in view.parameters:
                 _complain(blueprint, home.location, _two_meanings(name, home, task, view, first))
             continue
         if task is None:
@@ -156,7 +161,7 @@ def _draw_entry(
         _add_edges(edges, needs, entry, task, joined)
     for task, joined in _marked(entry, marks, directory, blueprint):
         _add_edges(edges, needs, entry, task, joined)
-    blueprint.needs[entry.id] = needs
+    blueprint.needs[entry.id] = needs if edges else _NO_NEEDS
     blueprint.tasks.append(_task(entry, marks, tuple(edges), options, blueprint))
 
 

@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, NoReturn
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any, NoReturn
 
 __all__ = ["Surroundings"]
 
@@ -22,17 +19,51 @@ _CUT_OFF = 3
 
 
 class Surroundings:
-    """Keeps the working directory, the standard streams and the way out of the process as they were."""
+    """Keeps the working directory, the standard streams and the way out of the process as they were.
+
+    To be made while standard error is not captured: last words go there.
+    """
 
     def __init__(self) -> None:
+        self._task = ""
+        #: A descriptor of our own: 2 belongs to pytest's capture while a task runs, and dies with the process.
+        self._errors = os.dup(2)
         self._folder = os.getcwd()
         self._owner = os.getpid()
         self._exit = os._exit
         #: Streams that can not be closed for now; by id, because a stream may not be hashable.
         self._kept: dict[int, Any] = {}
 
-    def restore(self) -> str:
-        """Go back to where the run was started; return where a task had gone instead, or an empty string."""
+    def enter(self, task: str) -> None:
+        """Stand by while *task* runs."""
+        self._task = task
+        self._keep_open(sys.stdout)
+        self._keep_open(sys.stderr)
+        os._exit = self._refuse
+
+    def leave(self) -> str:
+        """The task is over: put right what it changed. Return the folder it had gone to, or an empty string."""
+        os._exit = self._exit
+        return self._return_home()
+
+    def _refuse(self, status: int) -> NoReturn:
+        # A forked child is free to go.
+        if os.getpid() == self._owner:
+            text = f"\nflowforge: the task {self._task} called os._exit({status}): the run is cut off here\n"
+            with suppress(OSError):
+                os.write(self._errors, text.encode("utf-8", "backslashreplace"))
+            status = _CUT_OFF
+        self._exit(status)
+
+    def close(self) -> None:
+        """Let the streams be closed again."""
+        os.close(self._errors)
+        for stream in self._kept.values():
+            with suppress(AttributeError):
+                del stream.close
+        self._kept.clear()
+
+    def _return_home(self) -> str:
         try:
             now = os.getcwd()
         except OSError:
@@ -41,34 +72,6 @@ class Surroundings:
             return ""
         os.chdir(self._folder)
         return now
-
-    @contextmanager
-    def during(self, task: str) -> Iterator[None]:
-        """Stand by while *task* runs."""
-        self._keep_open(sys.stdout)
-        self._keep_open(sys.stderr)
-
-        def refuse(status: int) -> NoReturn:
-            if os.getpid() == self._owner:
-                text = f"\nflowforge: the task {task} called os._exit({status}): the run is cut off here\n"
-                with suppress(OSError):
-                    # Descriptor 2 may be the capture of pytest, which dies with the process.
-                    os.write(_terminal_descriptor(), text.encode("utf-8", "backslashreplace"))
-                status = _CUT_OFF
-            self._exit(status)
-
-        os._exit = refuse
-        try:
-            yield
-        finally:
-            os._exit = self._exit
-
-    def close(self) -> None:
-        """Let the streams be closed again."""
-        for stream in self._kept.values():
-            with suppress(AttributeError):
-                del stream.close
-        self._kept.clear()
 
     def _keep_open(self, stream: Any) -> None:
         if id(stream) in self._kept:
@@ -82,10 +85,3 @@ class Surroundings:
 def _do_nothing() -> None:
     """Stand in for ``close()``."""
 
-
-def _terminal_descriptor() -> int:
-    """The terminal, if there is one: standard error may be captured."""
-    try:
-        return os.open("/dev/tty", os.O_WRONLY | os.O_NOCTTY)
-    except OSError:
-        return 2

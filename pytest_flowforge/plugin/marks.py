@@ -55,8 +55,8 @@ class Marks:
             if unknown:
                 msg = f"depends_on() has no argument {unknown[0]!r}; it takes names of tasks and when="
                 raise BadMark(msg)
-            if not mark.args:
-                msg = 'depends_on() names no task: write depends_on("extract")'
+            if not mark.args and not mark.kwargs:
+                msg = 'depends_on() says nothing: write depends_on("extract"), or depends_on(when="all_done")'
                 raise BadMark(msg)
             for reference in mark.args:
                 if isinstance(reference, (list, tuple, set, frozenset)):

@@ -7,6 +7,7 @@ import inspect
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,11 +17,14 @@ from pytest_flowforge.core.model import Location, TaskId
 from pytest_flowforge.plugin.collecting import Origin, origin
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from pytest_flowforge.plugin.collecting import Collecting
 
 __all__ = ["BadReference", "Directory", "Entry", "FileNotCollected", "TaskFunction", "as_items"]
+
+
+_NO_PARAMS: Mapping[str, object] = MappingProxyType({})
 
 
 class BadReference(Exception):
@@ -93,8 +97,8 @@ class Directory:
         self.entries: dict[TaskId, Entry] = {}
         #: (file, class or "", function name) -> the function.
         self._functions: dict[tuple[Path, str, str], TaskFunction] = {}
-        #: file -> task name or function name -> functions called that, in classes or not.
-        self._files: dict[Path, dict[str, list[TaskFunction]]] = {}
+        #: file -> task name -> the functions called that: one, unless methods of several classes share the name.
+        self._files: dict[Path, dict[str, tuple[TaskFunction, ...]]] = {}
         self.add(items)
 
     def add(self, items: Iterable[pytest.Function]) -> None:
@@ -126,7 +130,7 @@ class Directory:
 
         Raises :class:`BadReference` when it is ambiguous.
         """
-        candidates = self._files.get(asker.path, {}).get(name, [])
+        candidates = self._called(asker.path, name)
         for owner in (asker.owner, ""):
             for candidate in candidates:
                 if candidate.owner == owner:
@@ -173,7 +177,7 @@ class Directory:
             id=TaskId(item.nodeid),
             home=self._home(item),
             variant="" if callspec is None else callspec.id,
-            params={} if callspec is None else callspec.params,
+            params=_NO_PARAMS if callspec is None else callspec.params,
         )
 
     def _home(self, item: pytest.Function) -> TaskFunction:
@@ -183,9 +187,16 @@ class Directory:
         if home is None:
             home = self._functions[key] = self._new_home(item, owner)
             known = self._files.setdefault(item.path, {})
-            for name in dict.fromkeys((home.name, home.function)):
-                known.setdefault(name, []).append(home)
+            known[home.name] = (*known.get(home.name, ()), home)
         return home
+
+    def _called(self, path: Path, name: str) -> tuple[TaskFunction, ...]:
+        """The functions of a file that *name* may mean: a task's name, or that of its function."""
+        known = self._files.get(path, {})
+        if name in known:
+            return known[name]
+        short = self._collecting.functions.task_name(name)
+        return tuple(home for home in known.get(short, ()) if home.function == name)
 
     def _new_home(self, item: pytest.Function, owner: str) -> TaskFunction:
         shown = self._collecting.shown(item.path)
@@ -211,17 +222,17 @@ class Directory:
 
     def _within(self, head: str, name: str, asker: TaskFunction) -> TaskFunction | None:
         """The task *name* in what *head* names: a class of this file, a file, a class in a file."""
-        own = [home for home in self._files.get(asker.path, {}).get(name, []) if home.owner == head]
+        own = [home for home in self._called(asker.path, name) if home.owner == head]
         if own:
             return own[0]
         file, _, owner = head.partition("::")
         path = self._file(file, asker)
         if path is None:
             return None
-        candidates = self._files.get(path, {}).get(name, [])
+        candidates = self._called(path, name)
         if owner:
-            candidates = [home for home in candidates if home.owner == owner]
-        outside = [home for home in candidates if not home.owner]
+            candidates = tuple(home for home in candidates if home.owner == owner)
+        outside = tuple(home for home in candidates if not home.owner)
         candidates = outside or candidates
         if len(candidates) > 1:
             raise BadReference(_ambiguous(name, candidates))
@@ -337,7 +348,7 @@ def _fits(name: str, wanted: str) -> bool:
     return name == wanted or (any(char in wanted for char in "*?") and fnmatchcase(name, wanted))
 
 
-def _ambiguous(name: str, candidates: list[TaskFunction]) -> str:
+def _ambiguous(name: str, candidates: Sequence[TaskFunction]) -> str:
     places = ", ".join(f"{home.label} ({home.location})" for home in candidates)
     return f"{name!r} is ambiguous, it may be any of {places}: write {candidates[0].label!r}"
 

@@ -6,7 +6,6 @@ results of upstreams, takes the returned value, and tells the outcome.
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import inspect
 from contextlib import suppress
@@ -120,17 +119,17 @@ class Runner:
     def _perform(self, entry: Entry, attempt: Attempt) -> tuple[Outcome, Any]:
         item = entry.item
         item.stash[_ATTEMPT] = attempt
+        self._surroundings.enter(entry.name)
         # Any item will do: the tree of set-ups knows by itself what is still needed.
         nextitem = item if self._left > 1 else None
         try:
-            with self._surroundings.during(entry.name):
-                item.config.hook.pytest_runtest_protocol(item=item, nextitem=nextitem)
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=nextitem)
         except BaseException:
             self._leave_behind(item)
             raise
         finally:
             del item.stash[_ATTEMPT]
-            moved_to = self._surroundings.restore()
+            moved_to = self._surroundings.leave()
         if moved_to:
             self._tell(f"{entry.name} left the working directory at {moved_to}; it has been set back")
         return attempt.outcome(), attempt.value
@@ -229,7 +228,7 @@ class Runner:
             return None
         arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}  # noqa: SLF001
         value = pyfuncitem.obj(**arguments)
-        attempt.value = asyncio.run(_awaited(value)) if inspect.isawaitable(value) else value
+        attempt.value = _run_to_its_end(value) if inspect.isawaitable(value) else value
         return True
 
     @pytest.hookimpl(tryfirst=True)
@@ -268,5 +267,11 @@ def _as_retried(report: pytest.TestReport) -> pytest.TestReport:
     return report
 
 
-async def _awaited(value: Any) -> Any:
-    return await value
+def _run_to_its_end(awaitable: Any) -> Any:
+    # Most flows have no coroutine and need not pay for a library that is large.
+    import asyncio  # noqa: PLC0415
+
+    async def result() -> Any:
+        return await awaitable
+
+    return asyncio.run(result())

@@ -13,6 +13,7 @@ from pytest_flowforge.errors import GraphError, Problem
 from pytest_flowforge.plugin import fixtures
 from pytest_flowforge.plugin.accounting import Accounting
 from pytest_flowforge.plugin.collecting import Collecting, FlowModule
+from pytest_flowforge.plugin.garbage import give_back, set_aside
 from pytest_flowforge.plugin.graphing import Blueprint, draw
 from pytest_flowforge.plugin.naming import plural
 from pytest_flowforge.plugin.options import Mode, Options
@@ -127,6 +128,7 @@ class FlowSession:
                 found = self._collecting.collect_file(session, missing.path)
                 directory.add(_functions(item for item in found if _is_task(item)))
                 directory.tried(missing.path)
+        set_aside()
         self._keep(items, requested)
         return directory, blueprint
 
@@ -204,7 +206,11 @@ class FlowSession:
         self._terminal.watch(runner.summary)
         accounting = Accounting((task.id for task in flows.graph), lambda: runner.excused, self._terminal.tell)
         self._config.pluginmanager.register(accounting, "flowforge-accounting")
-        runner.run()
+        set_aside()
+        try:
+            runner.run()
+        finally:
+            give_back()
         if session.shouldfail:
             raise session.Failed(session.shouldfail)
         if session.shouldstop:
@@ -224,7 +230,12 @@ def _functions(items: Iterable[pytest.Item]) -> list[pytest.Function]:
 
 def _as_arguments(problems: list[Problem]) -> list[str]:
     title = f"flowforge: {plural(len(problems), 'problem')} in the flows, nothing was run"
-    return [title, *(str(problem) for problem in problems)]
+    return [title, *(str(problem) for problem in sorted(problems, key=_place))]
+
+
+def _place(problem: Problem) -> tuple[str, int]:
+    file, _, line = problem.where.rpartition(":")
+    return (file, int(line)) if line.isdigit() else (problem.where, 0)
 
 
 def _in_order(graph: TaskGraph, targets: list[str], selection: Selection) -> TaskGraph:
