@@ -146,7 +146,11 @@ class Driver:
             ends = self._obey() or self._ends(self._wait())
         except BaseException as broken:  # noqa: BLE001  (KeyboardInterrupt is the very case; run() raises it again)
             return self._consequences(broken)
-        return [*ends, *self._times(), *self._slots_now(), *self._asked()]
+        if self.engine.wake_at is not None:
+            ends.extend(self._times())
+        ends.extend(self._slots_now())
+        ends.extend(self._asked())
+        return ends
 
     def _wait(self) -> Sequence[Finished]:
         started = self.clock.now()
@@ -171,23 +175,22 @@ class Driver:
             self._on_value(end.task, end.value)
         return AttemptFinished(end.task, end.attempt, end.outcome, at)
 
-    def _times(self) -> Iterator[Signal]:
+    def _times(self) -> Sequence[Signal]:
         now = self.clock.now()
         wake_at = self.engine.wake_at
-        if wake_at is not None and wake_at <= now:
-            yield TimeReached(now)
+        return (TimeReached(now),) if wake_at is not None and wake_at <= now else ()
 
-    def _slots_now(self) -> Iterator[Signal]:
-        """Yield the number of slots when it has changed: workers come and go."""
+    def _slots_now(self) -> Sequence[Signal]:
+        """Return the number of slots when it has changed: workers come and go."""
         slots = self._executor.slots
-        if slots != self._slots:
-            self._slots = slots
-            yield SlotsChanged(slots, self.clock.now())
+        if slots == self._slots:
+            return ()
+        self._slots = slots
+        return (SlotsChanged(slots, self.clock.now()),)
 
-    def _asked(self) -> Iterator[Signal]:
+    def _asked(self) -> Sequence[Signal]:
         signal = self._ask()
-        if signal is not None:
-            yield signal
+        return () if signal is None else (signal,)
 
     # Obeying.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,35 +18,47 @@ __all__ = ["Attempt", "safe_text"]
 _LONGEST_MESSAGE = 300
 
 
-@dataclass(slots=True)
 class Attempt:
-    """What is known about an attempt that runs through pytest's protocol."""
+    """What is known about an attempt that runs through pytest's protocol.
 
-    number: int
-    #: Parameter -> value, for the parameters that name tasks.
-    inputs: Mapping[str, Any]
-    #: What the task function returned.
-    value: Any = None
-    #: Phase -> its report and the exception that ended it; of the last round where another plugin runs several.
-    _phases: dict[str, tuple[pytest.TestReport, BaseException | None]] = field(default_factory=dict)
+    ``inputs`` are the parameters that name tasks, with what arrives there; ``value`` is what the function returned.
+    """
+
+    __slots__ = ("_phases", "_troubles", "inputs", "number", "value")
+
+    def __init__(self, number: int, inputs: Mapping[str, Any]) -> None:
+        self.number = number
+        self.inputs = inputs
+        self.value: Any = None
+        #: How many phases have been reported.
+        self._phases = 0
+        #: The phases that did not pass, with the exception that ended each.
+        self._troubles: list[tuple[pytest.TestReport, BaseException | None]] = []
 
     def note(self, report: pytest.TestReport, error: BaseException | None) -> None:
         """Take in the report of one phase."""
         if report.when == "setup":
-            self._phases.clear()
-        self._phases[str(report.when)] = (report, error)
+            # Another plugin may run several rounds (pytest-rerunfailures does): the last one counts.
+            self._phases = 0
+            self._troubles.clear()
+        self._phases += 1
+        if not report.passed:
+            self._troubles.append((report, error))
 
     def outcome(self) -> Outcome:
         """Judge the attempt by the phases so far: the first that failed counts, else a skip, else it is a success."""
         if not self._phases:
             return Lost("pytest has made no report of it: another plugin took the task and did not run it")
-        for report, error in self._phases.values():
+        for report, error in self._troubles:
             if report.failed:
                 return _failure(report, error)
-        for report, error in self._phases.values():
-            if report.skipped:
-                return _skip(report, error)
-        return Success()
+        for report, error in self._troubles:
+            return _skip(report, error)
+        return _SUCCESS
+
+
+#: One for all: there is nothing to tell apart.
+_SUCCESS = Success()
 
 
 def _failure(report: pytest.TestReport, error: BaseException | None) -> Failure:
@@ -64,8 +75,8 @@ def _failure(report: pytest.TestReport, error: BaseException | None) -> Failure:
 def _skip(report: pytest.TestReport, error: BaseException | None) -> Outcome:
     expected = getattr(report, "wasxfail", None)
     if expected is not None:
-        reason = f"expected: {expected}" if expected else "expected to fail"
-        return Failure(message=_first_line(reason), mro=() if error is None else qualified_mro(error), expected=True)
+        message = str(expected or "expected to fail") if error is None else _message(error)
+        return Failure(message=_first_line(message), mro=() if error is None else qualified_mro(error), expected=True)
     text = report.longrepr[2] if isinstance(report.longrepr, tuple) else safe_text(report.longrepr)
     return Skipped(_first_line(text.removeprefix("Skipped: ")))
 

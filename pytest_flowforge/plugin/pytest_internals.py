@@ -16,6 +16,7 @@ names it, instead of with a strange failure in the middle of a run. What each is
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
 import pytest
@@ -71,31 +72,45 @@ class SetupTree(SetupState):
 
     A collector (module, class, package, session) is set up before the first of its tasks and torn down after the
     last of them, however the tasks of different modules are interleaved; a task is torn down when it ends.
+
+    ``prepare`` is called with each task before it is set up. ``comes_again`` tells, before a task is torn down, whether
+    another attempt at it will follow.
     """
 
-    def __init__(self, items: Iterable[pytest.Item]) -> None:
+    def __init__(
+        self,
+        items: Iterable[pytest.Item],
+        prepare: Callable[[pytest.Item], None],
+        comes_again: Callable[[pytest.Item], bool],
+    ) -> None:
         super().__init__()
-        #: How many tasks under each collector are not done. Never negative.
+        self._prepare = prepare
+        self._comes_again = comes_again
+        #: How many tasks and collectors directly under each collector are not done. Never negative.
         self._remaining: dict[Node, int] = {}
-        #: Tasks that no longer count, so that a second attempt does not count twice.
-        self._done: set[pytest.Item] = set()
-        #: The task whose teardown is asked for next; None asks for the teardown of everything.
-        self.finishing: pytest.Item | None = None
-        #: Whether the task that is finishing will be tried again.
-        self.comes_again = False
+        #: Tasks and collectors that no longer count, so that a second attempt does not count twice.
+        self._done: set[Node] = set()
+        #: The task that was set up last and is not torn down; None means that a teardown is that of everything.
+        self._current: pytest.Item | None = None
         for item in items:
-            for node in item.listchain()[:-1]:
-                self._remaining[node] = self._remaining.get(node, 0) + 1
+            self._count(item)
 
-    @classmethod
-    def install(cls, session: pytest.Session, items: Iterable[pytest.Item]) -> SetupTree:
-        """Put a tree for *items* in the place of the stack of *session*."""
-        tree = cls(items)
-        session._setupstate = tree  # noqa: SLF001
-        return tree
+    def _count(self, node: Node) -> None:
+        while node.parent is not None:
+            known = node.parent in self._remaining
+            self._remaining[node.parent] = self._remaining.get(node.parent, 0) + 1
+            if known:
+                return
+            node = node.parent
+
+    def install(self, session: pytest.Session) -> None:
+        """Take the place of the stack of *session*."""
+        session._setupstate = self  # noqa: SLF001
 
     def setup(self, item: pytest.Item) -> None:
         """Set up what of the chain to *item* is not set up; a collector that failed fails again, untried."""
+        self._current = item
+        self._prepare(item)
         stack = self.stack
         for node in item.listchain():
             if node in stack:
@@ -111,13 +126,20 @@ class SetupTree(SetupState):
                 raise
 
     def teardown_exact(self, nextitem: pytest.Item | None) -> None:
-        """Tear down the finishing task and what nobody needs any more; without such a task, everything."""
-        item, self.finishing = self.finishing, None
+        """Tear down the current task and what nobody needs any more; without such a task, everything."""
+        item, self._current = self._current, None
         if item is None:
             self._tear_down(list(reversed(self.stack)))
-            return
-        again, self.comes_again = self.comes_again, False
-        self._tear_down([item] if again else [item, *self._given_up_by(item)])
+        elif self._comes_again(item):
+            self._tear_down([item])
+        else:
+            self._tear_down([item, *self._given_up_by(item)])
+
+    def abandon(self) -> None:
+        """Tear down the task that was interrupted, if there is one; its errors are not worth more words."""
+        if self._current is not None:
+            with suppress(Exception):
+                self.teardown_exact(None)
 
     def release(self, item: pytest.Item) -> None:
         """*item* will never run: tear down what was kept for it alone."""
@@ -125,14 +147,16 @@ class SetupTree(SetupState):
 
     def _given_up_by(self, item: pytest.Item) -> list[Node]:
         """The collectors, innermost first, that no task needs once *item* is done."""
-        first_time = item not in self._done
-        self._done.add(item)
-        given_up = []
-        for node in reversed(item.listchain()[:-1]):
-            if first_time:
-                self._remaining[node] -= 1
-            if not self._remaining[node]:
-                given_up.append(node)
+        given_up: list[Node] = []
+        node: Node = item
+        while node.parent is not None:
+            if node not in self._done:
+                self._done.add(node)
+                self._remaining[node.parent] -= 1
+            node = node.parent
+            if self._remaining[node]:
+                break
+            given_up.append(node)
         return given_up
 
     def _tear_down(self, nodes: Sequence[Node]) -> None:

@@ -6,9 +6,7 @@ results of upstreams, takes the returned value, and tells the outcome.
 
 from __future__ import annotations
 
-import copy
-import inspect
-from contextlib import suppress
+from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +23,9 @@ from pytest_flowforge.executors.inline import InlineExecutor
 from pytest_flowforge.plugin.guard import Surroundings
 from pytest_flowforge.plugin.listeners import Listeners
 from pytest_flowforge.plugin.outcomes import Attempt
-from pytest_flowforge.plugin.pytest_internals import SetupTree, run_attempt
-from pytest_flowforge.plugin.reporting import RETRIED, Reporter
+from pytest_flowforge.plugin.pytest_internals import SetupTree
+from pytest_flowforge.plugin.reporting import Reporter
+from pytest_flowforge.plugin.retrying import Retrying
 from pytest_flowforge.ports import Job
 from pytest_flowforge.results import NoResult, ValueStore
 
@@ -40,9 +39,6 @@ if TYPE_CHECKING:
     from pytest_flowforge.plugin.references import Entry
 
 __all__ = ["Runner"]
-
-_ATTEMPT = pytest.StashKey[Attempt]()
-
 
 class Runner:
     """One run in this process. Registered as a plugin while it lasts."""
@@ -60,13 +56,20 @@ class Runner:
         self._entries = entries
         self._needs = needs
         self.summary = Summary(task.id for task in graph)
-        self._tree = SetupTree.install(session, [entries[task.id].item for task in graph])
+        items = (entries[task.id].item for task in graph)
+        self._tree = SetupTree(items, self._fill_in_parameters, self.comes_again)
+        self._tree.install(session)
         self._surroundings = Surroundings()
         self._clock = SystemClock()
         self._engine = Engine(graph, RunPolicy(slots=1))
-        self._values = ValueStore(self._count_readers())
+        #: For the tasks that look at results of upstreams: those upstreams.
+        self._reads = {task.id: reads for task in graph if (reads := self._find_reads(task.id))}
+        self._values = ValueStore(Counter(upstream for reads in self._reads.values() for upstream in reads))
         #: The last move of each task that ended without a result, for those who ask why.
         self._without: dict[TaskId, TaskMoved] = {}
+        #: The task that runs now, and the attempt at it.
+        self._item: pytest.Item | None = None
+        self._attempt = Attempt(0, {})
         #: Tasks that may still run; pytest is told of a next item as long as there is one.
         self._left = len(graph)
         self._tell = tell
@@ -90,6 +93,8 @@ class Runner:
             ask=self._ask,
         )
         config.pluginmanager.register(self, "flowforge-runner")
+        if any(task.retry.max_retries for task in self._graph):
+            config.pluginmanager.register(Retrying(self._graph, self.comes_again), "flowforge-retrying")
         try:
             driver.run()
         finally:
@@ -118,27 +123,22 @@ class Runner:
 
     def _perform(self, entry: Entry, attempt: Attempt) -> tuple[Outcome, Any]:
         item = entry.item
-        item.stash[_ATTEMPT] = attempt
+        self._item, self._attempt = item, attempt
         self._surroundings.enter(entry.name)
         # Any item will do: the tree of set-ups knows by itself what is still needed.
         nextitem = item if self._left > 1 else None
         try:
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=nextitem)
         except BaseException:
-            self._leave_behind(item)
+            # Pytest itself leaves this to the end of the session; clean-up tasks run before that.
+            self._tree.abandon()
             raise
         finally:
-            del item.stash[_ATTEMPT]
+            self._item = None
             moved_to = self._surroundings.leave()
         if moved_to:
             self._tell(f"{entry.name} left the working directory at {moved_to}; it has been set back")
         return attempt.outcome(), attempt.value
-
-    def _leave_behind(self, item: pytest.Item) -> None:
-        """Tear down a task that was interrupted: pytest itself leaves that to the end of the session."""
-        self._tree.finishing = item
-        with suppress(Exception):
-            self._tree.teardown_exact(None)
 
     # ------------------------------------------------------------------ values
 
@@ -167,21 +167,16 @@ class Runner:
         """The results of all direct upstreams of *item* by task name."""
         return {key: self.result(task) for key, task in self._needs[_id(item)].by_key.items() if task in self._graph}
 
-    def _count_readers(self) -> dict[TaskId, int]:
-        readers: dict[TaskId, int] = {}
-        for task in self._graph:
-            for upstream in self._reads(task.id):
-                readers[upstream] = readers.get(upstream, 0) + 1
-        return readers
-
-    def _reads(self, task: TaskId) -> set[TaskId]:
+    def _find_reads(self, task: TaskId) -> frozenset[TaskId]:
         """The upstreams whose results *task* may look at."""
         needs = self._needs[task]
+        if not needs.by_key:
+            return frozenset()
         if "upstream" in self._entries[task].item.fixturenames:
             wanted = set(needs.by_key.values())
         else:
             wanted = {member for joined in needs.parameters.values() for _, member in joined.members}
-        return {upstream for upstream in wanted if upstream in self._graph}
+        return frozenset(upstream for upstream in wanted if upstream in self._graph)
 
     def _remember(self, event: Event) -> None:
         """Keep what later tasks may ask for, give up what none will."""
@@ -190,81 +185,46 @@ class Runner:
         self._left -= 1
         if event.after not in SUCCEEDED:
             self._without[event.task] = event
-        for upstream in self._reads(event.task):
+        for upstream in self._reads.get(event.task, ()):
             self._values.release(upstream)
 
     # ------------------------------------------------------------------ pytest's hooks
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
-        """Run a task that may be retried: its reports must wait until it is known which of them count.
-
-        All others take pytest's way, or that of a plugin such as pytest-rerunfailures.
-        """
-        attempt = item.stash.get(_ATTEMPT, None)
-        if attempt is None or not self._graph[_id(item)].retry.max_retries:
-            return None
-        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-        reports = run_attempt(item, nextitem)
-        if self._is_tried_again(item, attempt):
-            reports = [_as_retried(report) for report in reports if report.failed]
-        for report in reports:
-            item.ihook.pytest_runtest_logreport(report=report)
-        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
-        return True
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        """Fill in the parameters that name tasks; pytest asks fixtures for the rest only."""
-        attempt = item.stash.get(_ATTEMPT, None)
-        if attempt is not None and attempt.inputs:
-            item.funcargs.update(attempt.inputs)  # type: ignore[attr-defined]
-
-    @pytest.hookimpl(tryfirst=True)
     def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> bool | None:
         """Call the task and keep what it returns, which pytest would warn about."""
-        attempt = pyfuncitem.stash.get(_ATTEMPT, None)
-        if attempt is None:
+        if pyfuncitem is not self._item:
             return None
         arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}  # noqa: SLF001
         value = pyfuncitem.obj(**arguments)
-        attempt.value = _run_to_its_end(value) if inspect.isawaitable(value) else value
+        self._attempt.value = _run_to_its_end(value) if hasattr(type(value), "__await__") else value
         return True
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_teardown(self, item: pytest.Item) -> None:
-        attempt = item.stash.get(_ATTEMPT, None)
-        if attempt is not None:
-            self._tree.finishing = item
-            self._tree.comes_again = self._is_tried_again(item, attempt)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
-        attempt = item.stash.get(_ATTEMPT, None)
-        if attempt is not None:
-            attempt.note(report, None if call.excinfo is None else call.excinfo.value)
+        if item is self._item:
+            self._attempt.note(report, None if call.excinfo is None else call.excinfo.value)
         return report
 
-    def _is_tried_again(self, item: pytest.Item, attempt: Attempt) -> bool:
+    def comes_again(self, item: pytest.Item) -> bool:
+        """Whether the attempt at *item*, as far as it has come, will be followed by another."""
         task = self._graph[_id(item)]
         # Asked for every task at teardown: most have no retries and need no judgement.
-        return bool(task.retry.max_retries) and self._engine.would_retry(task.id, attempt.number, attempt.outcome())
+        if not task.retry.max_retries:
+            return False
+        return self._engine.would_retry(task.id, self._attempt.number, self._attempt.outcome())
+
+    def _fill_in_parameters(self, item: pytest.Item) -> None:
+        """Set the parameters that name tasks; pytest asks fixtures for the others only."""
+        if item is self._item and self._attempt.inputs:
+            item.funcargs.update(self._attempt.inputs)  # type: ignore[attr-defined]
 
 
 def _id(item: pytest.Item) -> TaskId:
     return item.nodeid  # type: ignore[return-value]
-
-
-def _as_retried(report: pytest.TestReport) -> pytest.TestReport:
-    # A copy: the outcome of the attempt is still to be judged by the report as it was.
-    report = copy.copy(report)
-    # The word that pytest-rerunfailures has made common: reporting plugins know it, and pytest counts it as nothing.
-    report.outcome = "rerun"  # type: ignore[assignment]
-    report.flowforge_state = RETRIED  # type: ignore[attr-defined]
-    return report
 
 
 def _run_to_its_end(awaitable: Any) -> Any:

@@ -8,6 +8,7 @@ then *calls* it with the function below). Both are found in the syntax tree.
 from __future__ import annotations
 
 import ast
+import re
 import tokenize
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,7 +21,13 @@ if TYPE_CHECKING:
 
     from pytest_flowforge.plugin.naming import FunctionNames
 
-__all__ = ["SourceScan", "scan"]
+__all__ = ["SourceScan", "bare_function_text", "scan"]
+
+#: Anything that looks like the definition of a function; strings may contain such lines, so it only hints.
+_DEFINITION = re.compile(r"^[ \t]*(?:async[ \t]+)?def[ \t]+(\w+)", re.MULTILINE)
+
+#: Anything that looks like the mark with something else than a string or nothing in it.
+_BARE_MARK = re.compile(r"""mark\s*\.\s*depends_on\s*\(\s*[^\s"'rbfu)]|mark\s*\.\s*depends_on\s*\(\s*[rbfu][^"']""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +49,12 @@ def scan(path: Path, shown: str, names: FunctionNames) -> SourceScan:
     """
     try:
         with tokenize.open(path) as file:
-            tree = ast.parse(file.read(), filename=str(path))
+            text = file.read()
+        defined = [name for name in _DEFINITION.findall(text) if names.matches(name)]
+        # A syntax tree of a large file takes longer to make than all the rest, and most files need none.
+        if len(set(defined)) == len(defined) and not _BARE_MARK.search(text):
+            return SourceScan(frozenset(defined))
+        tree = ast.parse(text, filename=str(path))
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         return SourceScan()
     bare = tuple(_bare_references(tree, shown, names))
