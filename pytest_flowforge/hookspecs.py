@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pytest_flowforge.core.model import Task
-    from pytest_flowforge.plugin.listeners import Run, TaskResult
+    from pytest_flowforge.core.observed import Run, TaskResult
 
 __all__: list[str] = []
 

@@ -32,31 +32,37 @@ class TaskState(Enum):
     __hash__ = object.__hash__
 
 
-_ENDS_OF_AN_ATTEMPT = frozenset({
-    TaskState.SUCCESS,
-    TaskState.FAILED,
-    TaskState.TIMED_OUT,
-    TaskState.CRASHED,
-    TaskState.INTERRUPTED,
-    TaskState.SKIPPED,
-})
-
-#: From each state, the states that may follow it. A state that nothing follows is an end.
-MOVES: dict[TaskState, frozenset[TaskState]] = {
-    TaskState.PENDING: frozenset({
-        TaskState.RUNNING,
-        TaskState.REUSED,
-        TaskState.SKIPPED,
-        TaskState.BLOCKED,
-    }),
-    TaskState.RUNNING: _ENDS_OF_AN_ATTEMPT | {TaskState.RETRYING},
-    # A run that is stopped gives up the attempts that were still to come: the last failure stands.
-    TaskState.RETRYING: frozenset({
-        TaskState.RUNNING,
+_ENDS_OF_AN_ATTEMPT = frozenset(
+    {
+        TaskState.SUCCESS,
         TaskState.FAILED,
         TaskState.TIMED_OUT,
         TaskState.CRASHED,
-    }),
+        TaskState.INTERRUPTED,
+        TaskState.SKIPPED,
+    }
+)
+
+#: From each state, the states that may follow it. A state that nothing follows is an end.
+MOVES: dict[TaskState, frozenset[TaskState]] = {
+    TaskState.PENDING: frozenset(
+        {
+            TaskState.RUNNING,
+            TaskState.REUSED,
+            TaskState.SKIPPED,
+            TaskState.BLOCKED,
+        }
+    ),
+    TaskState.RUNNING: _ENDS_OF_AN_ATTEMPT | {TaskState.RETRYING},
+    # A run that is stopped gives up the attempts that were still to come: the last failure stands.
+    TaskState.RETRYING: frozenset(
+        {
+            TaskState.RUNNING,
+            TaskState.FAILED,
+            TaskState.TIMED_OUT,
+            TaskState.CRASHED,
+        }
+    ),
     TaskState.SUCCESS: frozenset(),
     TaskState.REUSED: frozenset(),
     TaskState.FAILED: frozenset(),
@@ -74,12 +80,14 @@ DONE: frozenset[TaskState] = frozenset(state for state, after in MOVES.items() i
 SUCCEEDED: frozenset[TaskState] = frozenset({TaskState.SUCCESS, TaskState.REUSED})
 
 #: The ends of a task that was tried and did not make it.
-FAILED_STATES: frozenset[TaskState] = frozenset({
-    TaskState.FAILED,
-    TaskState.TIMED_OUT,
-    TaskState.CRASHED,
-    TaskState.INTERRUPTED,
-})
+FAILED_STATES: frozenset[TaskState] = frozenset(
+    {
+        TaskState.FAILED,
+        TaskState.TIMED_OUT,
+        TaskState.CRASHED,
+        TaskState.INTERRUPTED,
+    }
+)
 
 
 def check_move(task: str, before: TaskState, after: TaskState) -> None:

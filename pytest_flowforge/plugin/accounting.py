@@ -1,4 +1,4 @@
-"""The last check before an exit status of 0: has every selected task an outcome?
+"""The last check before an exit status of 0: that every selected task has an outcome.
 
 It goes by the reports that reached pytest, not by what the engine or an executor believes, so that a task that any of
 them loses is noticed and named.
@@ -28,7 +28,9 @@ class Accounting:
     run says so elsewhere.
     """
 
-    def __init__(self, selected: Iterable[str], excused: Callable[[], Iterable[str]], tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, selected: Iterable[str], excused: Callable[[], Iterable[str]], tell: Callable[[str], None]
+    ) -> None:
         self._missing = dict.fromkeys(selected)
         self._total = len(self._missing)
         self._excused = excused

@@ -113,9 +113,13 @@ class Collecting:
             return [] if name.startswith("Flow") else None
         if self._is_elsewhere(collector, obj):
             return []
-        if obj.__init__ is not object.__init__ or obj.__new__ is not object.__new__:  # type: ignore[misc]
-            self._problem(collector, obj, f"class {name} has tasks and a constructor, so it can not be collected: "
-                          "pytest makes a new instance for each task; use fixtures or class attributes instead")
+        if any("__init__" in vars(base) or "__new__" in vars(base) for base in obj.__mro__[:-1]):
+            self._problem(
+                collector,
+                obj,
+                f"class {name} has tasks and a constructor, so it can not be collected: "
+                "pytest makes a new instance for each task; use fixtures or class attributes instead",
+            )
             return []
         return None
 
@@ -133,12 +137,20 @@ class Collecting:
         if isinstance(collector, pytest.Module) and self._is_imported(collector, name, function):
             return []
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            self._problem(collector, function, f"{name} is a generator function (it has a yield): a task returns its "
-                          "result; return a list, or make it a fixture if the yield is there for clean-up")
+            self._problem(
+                collector,
+                function,
+                f"{name} is a generator function (it has a yield): a task returns its "
+                "result; return a list, or make it a fixture if the yield is there for clean-up",
+            )
             return []
         if any(mark.name == "depends_on" and not mark.args and not mark.kwargs for mark in _own_marks(function)):
-            self._problem(collector, function, f"{name} has a depends_on mark without any task. If it was meant for "
-                          f"another function: {bare_function_text(name, self.functions)}")
+            self._problem(
+                collector,
+                function,
+                f"{name} has a depends_on mark without any task. If it was meant for "
+                f"another function: {bare_function_text(name, self.functions)}",
+            )
             return []
         return None
 
@@ -154,8 +166,8 @@ class Collecting:
         if function.__code__.co_filename == str(collector.path) or not self._is_elsewhere(collector, function):
             return False
         written = origin(function)
-        assert written is not None
-        self.collected.imported.setdefault(collector.path, {})[self.functions.task_name(name)] = written
+        if written is not None:
+            self.collected.imported.setdefault(collector.path, {})[self.functions.task_name(name)] = written
         return True
 
     def _is_elsewhere(self, collector: pytest.Collector, obj: Any) -> bool:

@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from pytest_flowforge.core.joining import Joined
-    from pytest_flowforge.plugin.references import Entry
+    from pytest_flowforge.plugin.entries import Entry
     from pytest_flowforge.plugin.running import Runner
 
 __all__ = ["RUNNER", "register_results", "upstream"]
 
-RUNNER = pytest.StashKey["Runner"]()
+#: Where the run of this session is found while it lasts.
+RUNNER: pytest.StashKey[Runner] = pytest.StashKey()
 
 _SCOPES = ("session", "package", "module", "class", "function")
 
@@ -40,9 +41,9 @@ def register_results(shared: Iterable[tuple[Entry, str, Joined, str]]) -> list[P
     groups: dict[tuple[pytest.Module, str], list[tuple[Entry, Joined, str]]] = {}
     for entry, name, joined, scope in shared:
         module = entry.item.getparent(pytest.Module)
-        assert module is not None
-        groups.setdefault((module, name), []).append((entry, joined, scope))
-    problems = []
+        if module is not None:
+            groups.setdefault((module, name), []).append((entry, joined, scope))
+    problems: list[Problem] = []
     for (module, name), uses in groups.items():
         scope = min((scope for _, _, scope in uses), key=_SCOPES.index)
         meanings = {joined for _, joined, _ in uses}

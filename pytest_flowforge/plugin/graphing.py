@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pytest_flowforge.core.model import Location
+    from pytest_flowforge.plugin.entries import Entry, TaskFunction
     from pytest_flowforge.plugin.options import Options
-    from pytest_flowforge.plugin.references import Directory, Entry, TaskFunction
+    from pytest_flowforge.plugin.references import Directory
 
 __all__ = ["Blueprint", "Needs", "draw"]
 
@@ -145,9 +146,7 @@ def _elsewhere(directory: Directory, home: TaskFunction, name: str) -> str:
     )
 
 
-def _draw_entry(
-    entry: Entry, links: _Links, directory: Directory, options: Options, blueprint: Blueprint
-) -> None:
+def _draw_entry(entry: Entry, links: _Links, directory: Directory, options: Options, blueprint: Blueprint) -> None:
     marks = Marks(entry.item)
     needs = Needs()
     edges: dict[TaskId, None] = {}
@@ -165,9 +164,7 @@ def _draw_entry(
     blueprint.tasks.append(_task(entry, marks, tuple(edges), options, blueprint))
 
 
-def _add_edges(
-    edges: dict[TaskId, None], needs: Needs, entry: Entry, task: TaskFunction, joined: Joined
-) -> None:
+def _add_edges(edges: dict[TaskId, None], needs: Needs, entry: Entry, task: TaskFunction, joined: Joined) -> None:
     for variant, upstream in joined.members:
         edges[upstream] = None
         needs.by_key[_key(entry, task, variant)] = upstream
@@ -230,9 +227,7 @@ def _exactly(task: TaskFunction, variant: str) -> Joined:
     return Joined(Shape.VALUE, ((variant, ids[0]),))
 
 
-def _task(
-    entry: Entry, marks: Marks, needs: tuple[TaskId, ...], options: Options, blueprint: Blueprint
-) -> Task:
+def _task(entry: Entry, marks: Marks, needs: tuple[TaskId, ...], options: Options, blueprint: Blueprint) -> Task:
     where = entry.home.location
     try:
         return Task(

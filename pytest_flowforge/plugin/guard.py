@@ -28,7 +28,7 @@ class Surroundings:
         self._task = ""
         #: A descriptor of our own: 2 belongs to pytest's capture while a task runs, and dies with the process.
         self._errors = os.dup(2)
-        self._folder = os.getcwd()
+        self._folder = os.getcwd()  # noqa: PTH109 - asked after every task; a Path costs ten times as much
         self._owner = os.getpid()
         self._exit = os._exit
         #: Streams that can not be closed for now; by id, because a stream may not be hashable.
@@ -65,7 +65,7 @@ class Surroundings:
 
     def _return_home(self) -> str:
         try:
-            now = os.getcwd()
+            now = os.getcwd()  # noqa: PTH109 - see above
         except OSError:
             now = "a folder that no longer exists"
         if now == self._folder:
@@ -84,4 +84,3 @@ class Surroundings:
 
 def _do_nothing() -> None:
     """Stand in for ``close()``."""
-

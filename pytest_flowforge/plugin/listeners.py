@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_flowforge.core.messages import Event, RunBegan, RunEnded, TaskMoved
+from pytest_flowforge.core.observed import Run, TaskResult
 from pytest_flowforge.core.states import DONE, TaskState
 from pytest_flowforge.plugin.outcomes import safe_text
 
@@ -15,49 +15,17 @@ if TYPE_CHECKING:
     import pytest
 
     from pytest_flowforge.core.graph import TaskGraph
-    from pytest_flowforge.core.model import Outcome
     from pytest_flowforge.core.summary import Summary
 
-__all__ = ["Listeners", "Run", "TaskResult"]
+__all__ = ["Listeners"]
 
 _NAMES = ("run_started", "task_started", "task_retrying", "task_finished", "run_finished")
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """The run that an event belongs to.
-
-    ``summary`` is what has happened so far. ``stopped`` is the reason of an early end, else empty.
-    """
-
-    graph: TaskGraph
-    summary: Summary
-    started_at: float
-    ended_at: float | None = None
-    stopped: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class TaskResult:
-    """How a task, or an attempt that is not the last, ended.
-
-    ``because`` is one line for people; ``outcome`` is None for a task that never ran; ``seconds`` is how long the
-    attempt took.
-    """
-
-    state: TaskState
-    attempt: int
-    seconds: float
-    because: str = ""
-    outcome: Outcome | None = None
 
 
 class Listeners:
     """Calls the hooks. One that raises is named to *tell*, once, and not called again."""
 
-    def __init__(
-        self, config: pytest.Config, graph: TaskGraph, summary: Summary, tell: Callable[[str], None]
-    ) -> None:
+    def __init__(self, config: pytest.Config, graph: TaskGraph, summary: Summary, tell: Callable[[str], None]) -> None:
         self._tell = tell
         self._graph = graph
         self._summary = summary

@@ -153,7 +153,7 @@ def _bound(signature: Callable[..., None], mark: pytest.Mark) -> dict[str, Any]:
     try:
         bound = inspect.signature(signature).bind(*mark.args, **mark.kwargs)
     except TypeError as error:
-        names = ", ".join(str(parameter).split(":")[0] for parameter in inspect.signature(signature).parameters.values())
+        names = ", ".join(inspect.signature(signature).parameters)
         msg = f"{mark.name}(): {error}; it takes {names}"
         raise BadMark(msg) from None
     bound.apply_defaults()
@@ -192,7 +192,7 @@ def _strategy(delay: Callable[..., Any]) -> Callable[[int], float]:
     def wait(attempt: int) -> float:
         from tenacity import RetryCallState  # noqa: PLC0415 - only who has tenacity comes here
 
-        state = RetryCallState(retry_object=None, fn=None, args=(), kwargs={})  # type: ignore[arg-type]
+        state = RetryCallState(retry_object=None, fn=None, args=(), kwargs={})
         state.attempt_number = attempt
         return float(delay(state))
 

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 __all__ = ["Format", "Mode", "Options", "add_options", "is_active", "register_marks"]
 
 _MARKS = (
-    "depends_on(*tasks, when='all_success'): run after these tasks (names, 'file.py::name', 'name[variant]'); "
-    "when: all_success, all_done, any_success, any_failed, always",
+    (
+        "depends_on(*tasks, when='all_success'): run after these tasks (names, 'file.py::name', 'name[variant]'); "
+        "when: all_success, all_done, any_success, any_failed, always"
+    ),
     "retry(max_retries, delay=0, backoff=1, max_delay=None, jitter=0, on=(), not_on=()): try a failed task again",
     "priority(number): among the tasks that are ready, higher numbers start first (default 0)",
     "pool(*names, **units): run only while the pools have room; sizes by ini flowforge_pools or --ff-pool",

@@ -16,11 +16,16 @@ names it, instead of with a strange failure in the middle of a run. What each is
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
 import pytest
 from _pytest.runner import SetupState, runtestprotocol
+
+if sys.version_info < (3, 11):
+    # pytest itself depends on the backport there.
+    from exceptiongroup import BaseExceptionGroup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -125,7 +130,7 @@ class SetupTree(SetupState):
                 stack[node] = (stack[node][0], (error, error.__traceback__))
                 raise
 
-    def teardown_exact(self, nextitem: pytest.Item | None) -> None:
+    def teardown_exact(self, nextitem: pytest.Item | None) -> None:  # noqa: ARG002 - the tree knows better
         """Tear down the current task and what nobody needs any more; without such a task, everything."""
         item, self._current = self._current, None
         if item is None:
@@ -165,7 +170,7 @@ class SetupTree(SetupState):
             raise errors[0]
         if errors:
             msg = "errors during teardown"
-            raise _group(msg, errors)
+            raise BaseExceptionGroup(msg, errors)
 
     def _finalize(self, node: Node) -> list[BaseException]:
         finalizers, _ = self.stack.pop(node)
@@ -176,16 +181,6 @@ class SetupTree(SetupState):
             except _TEST_OUTCOME as error:
                 errors.append(error)
         return errors
-
-
-def _group(message: str, errors: list[BaseException]) -> BaseException:
-    try:
-        return BaseExceptionGroup(message, errors)
-    except NameError:
-        # Python 3.10; pytest itself depends on the backport there.
-        from exceptiongroup import BaseExceptionGroup as Backport  # noqa: PLC0415
-
-        return Backport(message, errors)
 
 
 def run_attempt(item: pytest.Item, nextitem: pytest.Item | None) -> list[pytest.TestReport]:

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import difflib
-import inspect
-from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import cached_property
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
-from pytest_flowforge.core.joining import Joiner, Variant
 from pytest_flowforge.core.model import Location, TaskId
 from pytest_flowforge.plugin.collecting import Origin, origin
+from pytest_flowforge.plugin.entries import Entry, TaskFunction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    import pytest
 
     from pytest_flowforge.plugin.collecting import Collecting
 
-__all__ = ["BadReference", "Directory", "Entry", "FileNotCollected", "TaskFunction", "as_items"]
+__all__ = ["BadReference", "Directory", "FileNotCollected", "LostReference"]
 
 
 _NO_PARAMS: Mapping[str, object] = MappingProxyType({})
@@ -41,51 +40,6 @@ class FileNotCollected(Exception):
     def __init__(self, path: Path) -> None:
         super().__init__(str(path))
         self.path = path
-
-
-@dataclass(slots=True, eq=False)
-class TaskFunction:
-    """A function that is a task, or several when it is parametrized.
-
-    ``owner`` is the class it is a method of (``FlowTrain``), or empty; ``name`` the function's name without the
-    prefix that makes it a task.
-    """
-
-    path: Path
-    owner: str
-    function: str
-    name: str
-    location: Location
-    entries: list[Entry] = field(default_factory=list)
-    _joiner: Joiner | None = None
-
-    @property
-    def label(self) -> str:
-        """What a reference within the same file would say."""
-        return f"{self.owner}::{self.name}" if self.owner else self.name
-
-    @property
-    def joiner(self) -> Joiner:
-        """Which variants of this function another task depends on."""
-        if self._joiner is None:
-            self._joiner = Joiner([Variant(entry.id, entry.variant, entry.params) for entry in self.entries])
-        return self._joiner
-
-
-@dataclass(slots=True, eq=False)
-class Entry:
-    """One collected task: its item, and where it belongs."""
-
-    item: pytest.Function
-    id: TaskId
-    home: TaskFunction
-    variant: str
-    params: Mapping[str, object]
-
-    @property
-    def name(self) -> str:
-        """The name of the task within its file."""
-        return f"{self.home.label}[{self.variant}]" if self.variant else self.home.label
 
 
 class Directory:
@@ -122,7 +76,7 @@ class Directory:
             return self._by_text(reference, asker)
         if callable(reference):
             return self._by_function(reference), None
-        msg = f"{reference!r} is no reference to a task: give names or functions, as in depends_on(\"extract\", \"load\")"
+        msg = f'{reference!r} is no reference to a task: give names or functions, as in depends_on("extract")'
         raise BadReference(msg)
 
     def named(self, name: str, asker: TaskFunction) -> TaskFunction | None:
@@ -165,7 +119,7 @@ class Directory:
         return name in lost or any(self._collecting.functions.task_name(function) == name for function in lost)
 
     def suggestion(self, name: str, asker: TaskFunction) -> str:
-        """"; did you mean ...?" with the closest names, or nothing."""
+        """Return the question whether one of the closest names was meant, or nothing."""
         return self._unknown_hint(name, asker)
 
     # ------------------------------------------------------------------ building
@@ -330,11 +284,6 @@ class Directory:
         return f"; did you mean {' or '.join(shown)}?" if shown else ""
 
 
-def as_items(items: Iterable[pytest.Item]) -> list[pytest.Function]:
-    """Those of *items* that are functions of flow files."""
-    return [item for item in items if isinstance(item, pytest.Function)]
-
-
 def _split(text: str) -> tuple[str, str, str | None]:
     """``"flow_a.py::FlowB::fit[x]"`` -> ``("flow_a.py::FlowB", "fit", "x")``."""
     plain, bracket, variant = text.partition("[")
@@ -343,13 +292,9 @@ def _split(text: str) -> tuple[str, str, str | None]:
 
 
 def _fits(name: str, wanted: str) -> bool:
-    from fnmatch import fnmatchcase  # noqa: PLC0415
-
     return name == wanted or (any(char in wanted for char in "*?") and fnmatchcase(name, wanted))
 
 
 def _ambiguous(name: str, candidates: Sequence[TaskFunction]) -> str:
     places = ", ".join(f"{home.label} ({home.location})" for home in candidates)
     return f"{name!r} is ambiguous, it may be any of {places}: write {candidates[0].label!r}"
-
-

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from pytest_flowforge.core.graph import TaskGraph
     from pytest_flowforge.core.model import TaskId
+    from pytest_flowforge.plugin.entries import Entry
     from pytest_flowforge.plugin.pytest_internals import SetupTree
-    from pytest_flowforge.plugin.references import Entry
 
 __all__ = ["BLOCKED", "RETRIED", "Reporter", "Statuses"]
 

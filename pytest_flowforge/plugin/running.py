@@ -35,10 +35,11 @@ if TYPE_CHECKING:
     from pytest_flowforge.core.graph import TaskGraph
     from pytest_flowforge.core.joining import Joined
     from pytest_flowforge.core.model import TaskId
+    from pytest_flowforge.plugin.entries import Entry
     from pytest_flowforge.plugin.graphing import Needs
-    from pytest_flowforge.plugin.references import Entry
 
 __all__ = ["Runner"]
+
 
 class Runner:
     """One run in this process. Registered as a plugin while it lasts."""

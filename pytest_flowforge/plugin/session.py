@@ -80,9 +80,7 @@ class _Flows:
 class FlowSession:
     """The hooks that turn collected functions into a graph and do with it what the command line says."""
 
-    def __init__(
-        self, config: pytest.Config, options: Options, collecting: Collecting, terminal: Terminal
-    ) -> None:
+    def __init__(self, config: pytest.Config, options: Options, collecting: Collecting, terminal: Terminal) -> None:
         self._config = config
         self._options = options
         self._collecting = collecting
@@ -132,9 +130,7 @@ class FlowSession:
         self._keep(items, requested)
         return directory, blueprint
 
-    def _check(
-        self, session: pytest.Session, items: list[pytest.Item], blueprint: Blueprint
-    ) -> TaskGraph | None:
+    def _check(self, session: pytest.Session, items: list[pytest.Item], blueprint: Blueprint) -> TaskGraph | None:
         """Return the graph of all tasks; None when files could not be collected, which pytest reports itself."""
         problems = [*self._collecting.collected.problems, *blueprint.problems]
         problems += fixtures.register_results(blueprint.shared)
@@ -251,9 +247,7 @@ def _in_order(graph: TaskGraph, targets: list[str], selection: Selection) -> Tas
     return TaskGraph.build([restricted[task] for task in wanted], graph.pools)  # type: ignore[index]
 
 
-def _refuse_missing_results(
-    graph: TaskGraph, selection: Selection, directory: Directory, blueprint: Blueprint
-) -> None:
+def _refuse_missing_results(graph: TaskGraph, selection: Selection, directory: Directory, blueprint: Blueprint) -> None:
     """Raise UsageError when a task would have to run without a result that it asks for."""
     missing = []
     for task in graph:
@@ -271,4 +265,3 @@ def _refuse_missing_results(
             )
     if missing:
         raise pytest.UsageError(*missing)
-

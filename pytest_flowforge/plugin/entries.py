@@ -1,0 +1,63 @@
+"""What was collected: task functions, and the tasks that each of them makes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pytest_flowforge.core.joining import Joiner, Variant
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import pytest
+
+    from pytest_flowforge.core.model import Location, TaskId
+
+__all__ = ["Entry", "TaskFunction"]
+
+
+@dataclass(slots=True, eq=False)
+class TaskFunction:
+    """A function that is a task, or several when it is parametrized.
+
+    ``owner`` is the class it is a method of (``FlowTrain``), or empty; ``name`` the function's name without the
+    prefix that makes it a task.
+    """
+
+    path: Path
+    owner: str
+    function: str
+    name: str
+    location: Location
+    entries: list[Entry] = field(default_factory=list)
+    _joiner: Joiner | None = None
+
+    @property
+    def label(self) -> str:
+        """What a reference within the same file would say."""
+        return f"{self.owner}::{self.name}" if self.owner else self.name
+
+    @property
+    def joiner(self) -> Joiner:
+        """Which variants of this function another task depends on."""
+        if self._joiner is None:
+            self._joiner = Joiner([Variant(entry.id, entry.variant, entry.params) for entry in self.entries])
+        return self._joiner
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One collected task: its item, and where it belongs."""
+
+    item: pytest.Function
+    id: TaskId
+    home: TaskFunction
+    variant: str
+    params: Mapping[str, object]
+
+    @property
+    def name(self) -> str:
+        """The name of the task within its file."""
+        return f"{self.home.label}[{self.variant}]" if self.variant else self.home.label
