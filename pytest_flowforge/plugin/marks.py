@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import pytest
-    from _pytest.nodes import Node
 
 __all__ = ["BadMark", "Marks", "qualified_name"]
 
@@ -28,11 +27,11 @@ class Marks:
     def __init__(self, item: pytest.Item) -> None:
         self._item = item
         # One walk for all: there are several questions about each of perhaps ten thousand tasks.
-        self._found: dict[str, list[tuple[Node, pytest.Mark]]] = {}
+        self._found: dict[str, list[tuple[object, pytest.Mark]]] = {}
         for node, mark in item.iter_markers_with_node():
             self._found.setdefault(mark.name, []).append((node, mark))
 
-    def _all(self, name: str) -> list[tuple[Node, pytest.Mark]]:
+    def _all(self, name: str) -> list[tuple[object, pytest.Mark]]:
         return self._found.get(name, [])
 
     def _closest(self, name: str) -> pytest.Mark | None:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FixtureView",
     "SetupTree",
+    "arguments",
     "fixture_view",
     "load_conftests",
     "probe",
@@ -223,6 +224,11 @@ def fixture_view(item: pytest.Function) -> FixtureView:
     """Read the fixture information that pytest has collected for *item*."""
     info = item._fixtureinfo  # noqa: SLF001
     return FixtureView(tuple(info.argnames), tuple(info.names_closure), info.name2fixturedefs)
+
+
+def arguments(item: pytest.Function) -> dict[str, Any]:
+    """What the function of *item* is to be called with, once it is set up."""
+    return {name: item.funcargs[name] for name in item._fixtureinfo.argnames}  # noqa: SLF001
 
 
 def register_fixture(node: Node, name: str, function: Callable[..., Any], scope: Any) -> None:

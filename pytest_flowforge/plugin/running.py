@@ -23,7 +23,7 @@ from pytest_flowforge.executors.inline import InlineExecutor
 from pytest_flowforge.plugin.guard import Surroundings
 from pytest_flowforge.plugin.listeners import Listeners
 from pytest_flowforge.plugin.outcomes import Attempt
-from pytest_flowforge.plugin.pytest_internals import SetupTree
+from pytest_flowforge.plugin.pytest_internals import SetupTree, arguments
 from pytest_flowforge.plugin.reporting import Reporter
 from pytest_flowforge.plugin.retrying import Retrying
 from pytest_flowforge.ports import Job
@@ -196,8 +196,7 @@ class Runner:
         """Call the task and keep what it returns, which pytest would warn about."""
         if pyfuncitem is not self._item:
             return None
-        arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}  # noqa: SLF001
-        value = pyfuncitem.obj(**arguments)
+        value = pyfuncitem.obj(**arguments(pyfuncitem))
         self._attempt.value = _run_to_its_end(value) if hasattr(type(value), "__await__") else value
         return True
 
