@@ -58,6 +58,9 @@ class Directory:
     def add(self, items: Iterable[pytest.Function]) -> None:
         """Take in more tasks."""
         for item in items:
+            if item.nodeid in self.entries:
+                # The same file twice on the command line, with --keep-duplicates.
+                continue
             entry = self._entry(item)
             self.entries[entry.id] = entry
             entry.home.entries.append(entry)

@@ -20,6 +20,7 @@ from pytest_flowforge.core.states import DONE, SUCCEEDED, TaskState
 from pytest_flowforge.core.summary import Summary
 from pytest_flowforge.driver import Driver, SystemClock
 from pytest_flowforge.executors.inline import InlineExecutor
+from pytest_flowforge.plugin.coroutines import Caught, run_to_its_end
 from pytest_flowforge.plugin.guard import Surroundings
 from pytest_flowforge.plugin.listeners import Listeners
 from pytest_flowforge.plugin.outcomes import Attempt
@@ -57,7 +58,8 @@ class Runner:
         self._entries = entries
         self._needs = needs
         self.summary = Summary(task.id for task in graph)
-        items = (entries[task.id].item for task in graph)
+        items = [entries[task.id].item for task in graph]
+        self._caught = Caught(items)
         self._tree = SetupTree(items, self._fill_in_parameters, self.comes_again)
         self._tree.install(session)
         self._surroundings = Surroundings()
@@ -197,7 +199,8 @@ class Runner:
         if pyfuncitem is not self._item:
             return None
         value = pyfuncitem.obj(**arguments(pyfuncitem))
-        self._attempt.value = _run_to_its_end(value) if hasattr(type(value), "__await__") else value
+        value = run_to_its_end(value) if hasattr(type(value), "__await__") else value
+        self._attempt.value = self._caught.take(pyfuncitem, value)
         return True
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -225,13 +228,3 @@ class Runner:
 
 def _id(item: pytest.Item) -> TaskId:
     return item.nodeid  # type: ignore[return-value]
-
-
-def _run_to_its_end(awaitable: Any) -> Any:
-    # Most flows have no coroutine and need not pay for a library that is large.
-    import asyncio  # noqa: PLC0415
-
-    async def result() -> Any:
-        return await awaitable
-
-    return asyncio.run(result())

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["Terminal"]
 
 _MOST_ALONG = 8
+_MOST_NOTES = 20
+_LONGEST_NOTE = 1000
 
 
 class Terminal:
@@ -124,7 +126,9 @@ class Terminal:
         lines = [str(problem) for problem in self.problems]
         if self._summary is not None and self._graph is not None:
             lines += text.summary_lines(self._summary.snapshot(), self._graph)
-        lines += [text.printable(note, 1000) for note in self._notes]
+        lines += [text.printable(note, _LONGEST_NOTE) for note in self._notes[:_MOST_NOTES]]
+        if len(self._notes) > _MOST_NOTES:
+            lines.append(f"and {len(self._notes) - _MOST_NOTES:,} more notes")
         if lines:
             terminalreporter.section("flowforge", sep="=")
             for line in lines:

@@ -63,7 +63,8 @@ def task_lines(plan: Sequence[PlannedTask], graph: TaskGraph, verbosity: int) ->
         return [name(planned.task) for planned in plan]
     rows = []
     for planned in plan:
-        needs = _enumeration([name(graph[need]) for need in planned.needs], None if verbosity > 0 else _MOST_NAMES)
+        seen = [_seen_from(planned.task, graph[need], name) for need in planned.needs]
+        needs = _enumeration(seen, None if verbosity > 0 else _MOST_NAMES)
         row = [name(planned.task), f"<- {needs}" if needs else "", _place(planned.task)]
         rows.append([*row, *_details(planned.task)] if verbosity > 0 else row)
     return _columns(rows)
@@ -135,6 +136,12 @@ def _as_dict(planned: PlannedTask) -> dict[str, Any]:
         "verdict": planned.verdict,
         "reason": planned.reason,
     }
+
+
+def _seen_from(task: Task, upstream: Task, name: Callable[[Task], str]) -> str:
+    """What a reference to *upstream* would say in the file of *task*."""
+    here = task.location and upstream.location and task.location.path == upstream.location.path
+    return printable(upstream.label) if here else name(upstream)
 
 
 def _details(task: Task) -> list[str]:

@@ -1,0 +1,54 @@
+"""Tasks that are coroutine functions.
+
+Without help from another plugin a coroutine is run to its end with :func:`asyncio.run`. pytest-asyncio puts an item of
+its own in the place of a coroutine function, which runs it on the loop of its fixtures and drops what it returns:
+there, the result is caught inside the coroutine.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+__all__ = ["Caught", "run_to_its_end"]
+
+
+class Caught:
+    """The results of coroutine functions that another plugin runs."""
+
+    def __init__(self, items: Iterable[pytest.Function]) -> None:
+        self._values: dict[pytest.Item, Any] = {}
+        for item in items:
+            # An item of pytest's own kind is called by us; this question is cheap, and nearly always the last.
+            if type(item) is not pytest.Function and inspect.iscoroutinefunction(item.obj):
+                item.obj = self._catching(item, item.obj)
+
+    def take(self, item: pytest.Item, returned: Any) -> Any:
+        """The result of *item*: what was caught, else what its function *returned*."""
+        return self._values.pop(item, returned) if self._values else returned
+
+    def _catching(self, item: pytest.Item, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        async def caught(*args: Any, **kwargs: Any) -> Any:
+            value = await function(*args, **kwargs)
+            self._values[item] = value
+            return value
+
+        return caught
+
+
+def run_to_its_end(awaitable: Any) -> Any:
+    """The result of *awaitable*, on an event loop of its own."""
+    # Most flows have no coroutine and need not pay for a library that is large.
+    import asyncio  # noqa: PLC0415
+
+    async def result() -> Any:
+        return await awaitable
+
+    return asyncio.run(result())
