@@ -9,6 +9,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from pytest_flowforge.core.model import Trigger
+from pytest_flowforge.core.states import TaskState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -112,6 +113,9 @@ def summary_lines(summary: RunSummary, graph: TaskGraph) -> list[str]:
         state, place = summary.states[root].value, _place(graph[root])
         why = f"{state}{f' at {place}' if place else ''}"
         lines.append(f"{len(blocked):,} blocked behind {name(graph[root])} ({why}): {named(blocked)}")
+    interrupted = [task for task, state in summary.states.items() if state is TaskState.INTERRUPTED]
+    if interrupted:
+        lines.append(f"{len(interrupted):,} interrupted: {named(interrupted)}")
     if summary.never_started:
         reason = f" ({printable(summary.stopped)})" if summary.stopped else ""
         lines.append(f"{len(summary.never_started):,} not started{reason}: {named(summary.never_started)}")

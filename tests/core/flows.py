@@ -1,0 +1,279 @@
+"""Flows for tests of the core: builders, a player for examples, random graphs, and an oracle.
+
+The oracle knows outcomes and the trigger rules as DESIGN.md words them, and nothing of slots, pools, order or time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from graphlib import TopologicalSorter
+from typing import TYPE_CHECKING, Any
+
+from hypothesis import strategies as st
+
+from pytest_flowforge.core.engine import Engine, RunPolicy
+from pytest_flowforge.core.graph import TaskGraph
+from pytest_flowforge.core.messages import (
+    AttemptFinished,
+    CancelAttempt,
+    RunStarted,
+    SlotsChanged,
+    StartAttempt,
+    StopRequested,
+    TaskMoved,
+    TimeReached,
+)
+from pytest_flowforge.core.model import (
+    Failure,
+    FailureKind,
+    Location,
+    Lost,
+    Outcome,
+    Skipped,
+    Success,
+    Task,
+    TaskId,
+    Trigger,
+)
+from pytest_flowforge.core.retry import NO_RETRY, RetryPolicy
+from pytest_flowforge.core.states import TaskState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from pytest_flowforge.core.messages import Event, Reaction, Signal
+
+ERROR = Failure(message="ValueError: boom", mro=("builtins.ValueError", "builtins.Exception"))
+EXPECTED = Failure(message="known", expected=True)
+
+
+def task(name: str, *needs: str, line: int | None = None, **rest: Any) -> Task:
+    """A task whose id is ``id:`` and its name, so that tests see which of the two is shown."""
+    location = None if line is None else Location("flow_x.py", line)
+    return Task(tid(name), tuple(map(tid, needs)), name=name, location=location, **rest)
+
+
+def tid(name: str) -> TaskId:
+    return TaskId(f"id:{name}")
+
+
+def names(tasks: Iterable[TaskId]) -> list[str]:
+    return [name.removeprefix("id:") for name in tasks]
+
+
+class Play:
+    """A run told by names; every step is checked."""
+
+    def __init__(
+        self,
+        *tasks: Task,
+        pools: Mapping[str, int] | None = None,
+        slots: int = 1,
+        grace: float | None = None,
+        restored: Mapping[str, str] | None = None,
+        **rest: Any,
+    ) -> None:
+        self.graph = TaskGraph.build(tasks, pools or {})
+        stands = {tid(name): because for name, because in (restored or {}).items()}
+        self.engine = Engine(self.graph, RunPolicy(slots, grace), restored=stands, **rest)
+        self.now = 0.0
+        self.events: list[Event] = []
+        self.started: list[str] = []
+        self.cancelled: list[str] = []
+
+    def feed(self, *signals: Signal) -> Reaction:
+        reaction = self.engine.handle(*signals)
+        self.engine.check()
+        self.events += reaction.events
+        for command in reaction.commands:
+            if isinstance(command, StartAttempt):
+                self.started += names([command.task])
+            elif isinstance(command, CancelAttempt):
+                self.cancelled += names([command.task])
+        return reaction
+
+    def start(self) -> Play:
+        self.feed(RunStarted(self.now))
+        return self
+
+    def end(self, name: str, outcome: Outcome | None = None) -> AttemptFinished:
+        attempt = dict(self.engine.running).get(tid(name), 1)
+        return AttemptFinished(tid(name), attempt, outcome or Success(), self.now)
+
+    def finish(self, *which: str, outcome: Outcome | None = None) -> Play:
+        for name in which:
+            self.feed(self.end(name, outcome))
+        return self
+
+    def fail(self, *which: str) -> Play:
+        return self.finish(*which, outcome=ERROR)
+
+    def stop(self, reason: str = "-x", *, abort: bool = False) -> Play:
+        self.feed(StopRequested(reason, self.now, abort))
+        return self
+
+    def time(self, at: float) -> Play:
+        self.now = at
+        self.feed(TimeReached(at))
+        return self
+
+    def slots(self, count: int) -> Play:
+        self.feed(SlotsChanged(count, self.now))
+        return self
+
+    @property
+    def running(self) -> list[str]:
+        return names(task for task, _ in self.engine.running)
+
+    @property
+    def states(self) -> dict[str, str]:
+        return dict(zip(names(self.engine.states), (state.value for state in self.engine.states.values()), strict=True))
+
+    def state(self, name: str) -> TaskState:
+        return self.engine.state(tid(name))
+
+    def moves(self, name: str) -> list[TaskMoved]:
+        return [event for event in self.events if isinstance(event, TaskMoved) and event.task == tid(name)]
+
+    def last(self, name: str) -> TaskMoved:
+        return self.moves(name)[-1]
+
+
+# Random flows.
+
+POOLS = {"gpu": 2, "mem": 3}
+
+OUTCOMES: tuple[Outcome, ...] = (
+    Success(),
+    Skipped("no data"),
+    ERROR,
+    EXPECTED,
+    Failure(FailureKind.TIMED_OUT, "too slow"),
+    Failure(FailureKind.INTERRUPTED, "ctrl-c"),
+    Lost("worker gone"),
+)
+
+outcomes = st.one_of(st.just(Success()), st.sampled_from(OUTCOMES))
+
+_retries = st.one_of(
+    st.just(NO_RETRY),
+    st.builds(
+        RetryPolicy,
+        max_retries=st.integers(1, 2),
+        delay=st.sampled_from([0.0, 1.0, 2.5]),
+        jitter=st.sampled_from([0.0, 0.5]),
+        on=st.sampled_from([(), ("builtins.ValueError",)]),
+        not_on=st.sampled_from([(), (), ("builtins.Exception",)]),
+    ),
+)
+
+_requests = st.lists(
+    st.sampled_from([("gpu", 1), ("gpu", 2), ("mem", 1), ("mem", 3)]), max_size=2, unique_by=lambda request: request[0]
+).map(tuple)
+
+
+@st.composite
+def graphs(draw: st.DrawFn, largest: int = 8, *, plain: bool = False) -> TaskGraph:
+    """Any small graph in any order of declaration; a plain one has neither retries, pools nor time-outs."""
+    ids = [TaskId(chr(ord("a") + place)) for place in range(draw(st.integers(1, largest)))]
+    tasks = []
+    for place, name in enumerate(ids):
+        needs = draw(st.lists(st.sampled_from(ids[:place]), unique=True, max_size=4)) if place else []
+        when = draw(st.one_of(st.just(Trigger.ALL_SUCCESS), st.sampled_from(Trigger)))
+        extra: dict[str, Any] = {}
+        if not plain:
+            extra = {
+                "retry": draw(_retries),
+                "pools": draw(_requests),
+                "exclusive": draw(st.sampled_from([False, False, False, True])),
+                "priority": draw(st.integers(-1, 1)),
+                "timeout": draw(st.sampled_from([None, None, 2.0])),
+            }
+        tasks.append(Task(name, tuple(needs), when, **extra))
+    return TaskGraph.build(draw(st.permutations(tasks)), POOLS)
+
+
+class Script:
+    """The outcome of every attempt, drawn when somebody first asks for it; the same from then on."""
+
+    def __init__(self, data: st.DataObject) -> None:
+        self._data = data
+        self.known: dict[tuple[TaskId, int], Outcome] = {}
+
+    def __call__(self, task: TaskId, attempt: int) -> Outcome:
+        key = (task, attempt)
+        if key not in self.known:
+            self.known[key] = self._data.draw(outcomes, label=f"{task} attempt {attempt}")
+        return self.known[key]
+
+
+# The oracle.
+
+
+def predict(
+    graph: TaskGraph, outcome: Callable[[TaskId, int], Outcome], restored: Iterable[TaskId] = ()
+) -> dict[TaskId, TaskState]:
+    """The end of every task of a run that nobody stops."""
+    stands = set(restored)
+    ends: dict[TaskId, TaskState] = {}
+    for name in TopologicalSorter({task.id: task.needs for task in graph}).static_order():
+        fate = "reuse" if name in stands else rule_says(graph[name].when, [ends[need] for need in graph[name].needs])
+        ends[name] = _FATES[fate] if fate in _FATES else _try_out(graph[name], outcome)
+    return ends
+
+
+_FATES = {"reuse": TaskState.REUSED, "block": TaskState.BLOCKED, "skip": TaskState.SKIPPED}
+
+
+def rule_says(when: Trigger, ends: list[TaskState]) -> str:
+    """DESIGN.md's trigger rules, in the longest way they can be put."""
+    count = Counter(_KIND[state] for state in ends)
+    if when in {Trigger.ALL_DONE, Trigger.ALWAYS}:
+        return "run"
+    if when is Trigger.ANY_FAILED:
+        return "run" if count["bad"] > 0 else "skip"
+    if when is Trigger.ANY_SUCCESS and (count["good"] > 0 or not ends):
+        return "run"
+    if when is Trigger.ALL_SUCCESS and count["good"] == len(ends):
+        return "run"
+    return "block" if count["bad"] > 0 else "skip"
+
+
+_KIND = {
+    TaskState.SUCCESS: "good",
+    TaskState.REUSED: "good",
+    TaskState.SKIPPED: "left out",
+    TaskState.FAILED: "bad",
+    TaskState.TIMED_OUT: "bad",
+    TaskState.CRASHED: "bad",
+    TaskState.INTERRUPTED: "bad",
+    TaskState.BLOCKED: "bad",
+}
+
+
+def _try_out(task: Task, outcome: Callable[[TaskId, int], Outcome]) -> TaskState:
+    attempt = 1
+    while _again(task.retry, attempt, end := outcome(task.id, attempt)):
+        attempt += 1
+    return end_of(end)
+
+
+def _again(retry: RetryPolicy, attempt: int, end: Outcome) -> bool:
+    if isinstance(end, Success | Skipped) or attempt > retry.max_retries:
+        return False
+    if isinstance(end, Failure) and (end.expected or end.kind is FailureKind.INTERRUPTED):
+        return False
+    classes = end.mro if isinstance(end, Failure) else ()
+    wanted = not retry.on or any(name in classes for name in retry.on)
+    return wanted and not any(name in classes for name in retry.not_on)
+
+
+def end_of(end: Outcome) -> TaskState:
+    if isinstance(end, Failure):
+        return {
+            FailureKind.ERROR: TaskState.FAILED,
+            FailureKind.TIMED_OUT: TaskState.TIMED_OUT,
+            FailureKind.CRASHED: TaskState.CRASHED,
+            FailureKind.INTERRUPTED: TaskState.INTERRUPTED,
+        }[end.kind]
+    return {Success: TaskState.SUCCESS, Skipped: TaskState.SKIPPED, Lost: TaskState.CRASHED}[type(end)]

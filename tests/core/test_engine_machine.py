@@ -1,0 +1,311 @@
+"""The engine under arbitrary signals: invariants after each, an oracle for the end, the same reactions in a replay."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from pytest_flowforge.core.engine import Engine, RunPolicy
+from pytest_flowforge.core.messages import (
+    AttemptFinished,
+    CancelAttempt,
+    Reaction,
+    RunBegan,
+    RunEnded,
+    RunStarted,
+    SlotsChanged,
+    StopRequested,
+    TaskMoved,
+    TimeReached,
+)
+from pytest_flowforge.core.model import Failure, FailureKind, Success, TaskId, Trigger
+from pytest_flowforge.core.states import DONE, MOVES, TaskState
+from pytest_flowforge.core.triggers import CLEAN_UP, Verdict, verdict
+from tests.core.flows import POOLS, Script, end_of, graphs, outcomes, predict
+
+if TYPE_CHECKING:
+    from pytest_flowforge.core.graph import TaskGraph
+    from pytest_flowforge.core.messages import Command, Event, Signal
+
+_BAD = {TaskState.FAILED, TaskState.TIMED_OUT, TaskState.CRASHED, TaskState.INTERRUPTED, TaskState.BLOCKED}
+
+
+class EngineMachine(RuleBasedStateMachine):
+    """Plays the world around an engine, believes nothing it says and checks all of it."""
+
+    @initialize(
+        graph=graphs(),
+        slots=st.integers(0, 4),
+        grace=st.sampled_from([None, 1.0]),
+        data=st.data(),
+        early=st.booleans(),
+    )
+    def begin(self, graph: TaskGraph, slots: int, grace: float | None, data: st.DataObject, *, early: bool) -> None:
+        self.graph = graph
+        self.policy = RunPolicy(slots, grace)
+        self.restored = {task.id: "stands" for task in graph if early and data.draw(st.booleans())}
+        self.engine = Engine(graph, self.policy, restored=self.restored)
+        self.script = Script(data)
+        self.now = 0.0
+        self.slots = slots
+        self.stop: StopRequested | None = None
+        self.shadow = dict.fromkeys((task.id for task in graph), TaskState.PENDING)
+        self.flying: dict[TaskId, int] = {}
+        self.gone: list[tuple[TaskId, int]] = []
+        self.resume_at: dict[TaskId, float] = {}
+        self.deadlines: dict[TaskId, float] = {}
+        self.ended = 0
+        self.history: list[tuple[tuple[Signal, ...], Reaction]] = []
+        self.feed(RunStarted(self.now))
+
+    # What can happen.
+
+    @precondition(lambda self: self.flying)
+    @rule(which=st.integers(0, 7), much=st.floats(0, 1))
+    def finish(self, which: int, much: float) -> None:
+        self.now += much
+        self.feed(self.end(which))
+
+    @precondition(lambda self: len(self.flying) > 1)
+    @rule(which=st.integers(0, 7), then=st.one_of(st.none(), st.booleans()))
+    def finish_together(self, which: int, *, then: bool | None) -> None:
+        """Two ends, or an end and a stop, as one."""
+        first = self.end(which)
+        if then is not None:
+            self.feed(first, self.requested(abort=then))
+        else:
+            others = [task for task in self.flying if task != first.task]
+            self.feed(first, self.end_of(others[which % len(others)]))
+
+    @rule(which=st.integers(0, 7), attempt=st.integers(0, 4), outcome=outcomes)
+    def finish_what_does_not_run(self, which: int, attempt: int, outcome: Success) -> None:
+        task = self.graph.tasks[which % len(self.graph)].id
+        if self.flying.get(task) != attempt:
+            reaction = self.feed(AttemptFinished(task, attempt, outcome, self.now))
+            assert reaction == Reaction()
+
+    @precondition(lambda self: self.gone)
+    @rule(which=st.integers(0, 100), outcome=outcomes)
+    def finish_again(self, which: int, outcome: Success) -> None:
+        task, attempt = self.gone[which % len(self.gone)]
+        assert self.feed(AttemptFinished(task, attempt, outcome, self.now)) == Reaction()
+
+    @rule(seconds=st.sampled_from([0.0, 0.5, 1.0, 3.0]))
+    def let_time_pass(self, seconds: float) -> None:
+        self.now += seconds
+        self.feed(TimeReached(self.now))
+
+    @rule(slots=st.integers(0, 4))
+    def change_slots(self, slots: int) -> None:
+        self.slots = slots
+        self.feed(SlotsChanged(slots, self.now))
+
+    @precondition(lambda self: len(self.history) > 3)
+    @rule(abort=st.sampled_from([False, False, True]))
+    def request_stop(self, *, abort: bool) -> None:
+        self.feed(self.requested(abort=abort))
+
+    # What must hold.
+
+    @invariant()
+    def checks_out(self) -> None:
+        self.engine.check()
+        assert dict(self.engine.running) == self.flying
+        assert self.engine.states == self.shadow
+        assert self.engine.done == bool(self.ended)
+
+    @invariant()
+    def wakes_in_time(self) -> None:
+        times = [*self.resume_at.values(), *self.deadlines.values()]
+        assert self.engine.wake_at == min(times, default=None)
+
+    @invariant()
+    def peeks_at_what_may_start(self) -> None:
+        likely = self.engine.peek()
+        assert likely is None or self.shadow[likely] in {TaskState.PENDING, TaskState.RETRYING}
+
+    def teardown(self) -> None:
+        if not hasattr(self, "engine"):
+            return
+        self.drain()
+        self.compare_with_oracle()
+        self.replay()
+
+    # The world.
+
+    def end(self, which: int) -> AttemptFinished:
+        return self.end_of(list(self.flying)[which % len(self.flying)])
+
+    def end_of(self, task: TaskId) -> AttemptFinished:
+        return AttemptFinished(task, self.flying[task], self.script(task, self.flying[task]), self.now)
+
+    def requested(self, *, abort: bool) -> StopRequested:
+        return StopRequested("enough", self.now, abort)
+
+    def feed(self, *signals: Signal) -> Reaction:
+        reaction = self.engine.handle(*signals)
+        self.history.append((signals, reaction))
+        for signal in signals:
+            if isinstance(signal, StopRequested) and not self.ended and not (self.stop and self.stop.abort):
+                self.stop = signal if self.stop is None or signal.abort else self.stop
+            elif isinstance(signal, TimeReached):
+                # A retry that is due waits for a slot from here on, no longer for the time.
+                self.resume_at = {task: due for task, due in self.resume_at.items() if due > signal.at}
+        for event in reaction.events:
+            self.believe(event)
+        for command in reaction.commands:
+            self.obey(command)
+        self.check_room(started=any(not isinstance(command, CancelAttempt) for command in reaction.commands))
+        return reaction
+
+    def obey(self, command: Command) -> None:
+        if isinstance(command, CancelAttempt):
+            assert (command.task, command.attempt) in self.gone, "cancelled and still running"
+        else:
+            assert self.flying[command.task] == command.attempt
+
+    def believe(self, event: Event) -> None:
+        assert not self.ended, "something happened after the end"
+        if isinstance(event, RunEnded):
+            self.ended += 1
+            assert bool(event.stopped) == (self.stop is not None)
+        elif isinstance(event, RunBegan):
+            assert event.tasks == len(self.graph)
+            assert self.shadow == dict.fromkeys(self.shadow, TaskState.PENDING)
+        else:
+            self.move(event)
+
+    def move(self, event: TaskMoved) -> None:
+        assert self.shadow[event.task] is event.before
+        assert event.after in MOVES[event.before]
+        self.shadow[event.task] = event.after
+        self.resume_at.pop(event.task, None)
+        if event.before is TaskState.RUNNING:
+            self.ends(event)
+        if event.after is TaskState.RUNNING:
+            self.starts(event)
+        elif event.after is TaskState.RETRYING:
+            assert event.resume_at is not None
+            if event.resume_at > self.now:
+                self.resume_at[event.task] = event.resume_at
+        elif event.after is TaskState.BLOCKED:
+            assert event.cause in self.graph[event.task].needs
+            assert self.shadow[event.cause] in _BAD
+        elif event.after is TaskState.SKIPPED and event.cause is not None:
+            assert self.shadow[event.cause] is TaskState.SKIPPED
+            assert event.because.endswith(("no data", "no upstream failed"))
+
+    def ends(self, event: TaskMoved) -> None:
+        attempt = self.flying.pop(event.task)
+        assert event.attempt == attempt
+        assert event.outcome is not None
+        deadline = self.deadlines.pop(event.task, None)
+        self.gone.append((event.task, attempt))
+        # A time-out or an interruption by the engine is an outcome, too: from here on it is in the script.
+        if self.script.known.get((event.task, attempt)) is not event.outcome:
+            assert isinstance(event.outcome, Failure)
+            by_deadline = event.outcome.kind is FailureKind.TIMED_OUT and deadline is not None and deadline <= self.now
+            by_abort = event.outcome.kind is FailureKind.INTERRUPTED and self.stop is not None and self.stop.abort
+            assert by_deadline or by_abort
+            self.script.known[event.task, attempt] = event.outcome
+
+    def starts(self, event: TaskMoved) -> None:
+        task = self.graph[event.task]
+        earlier = [attempt for name, attempt in self.gone if name == task.id]
+        assert event.attempt == len(earlier) + 1
+        self.flying[task.id] = event.attempt
+        assert self.stop is None or (task.when in CLEAN_UP and not self.stop.abort and not earlier)
+        upstream = [self.shadow[need] for need in task.needs]
+        settled = [state for state in upstream if state in DONE]
+        assert settled == upstream or self.stop
+        assert verdict(task.when, settled) is Verdict.RUN
+        if self.policy.grace is not None and task.timeout is not None:
+            self.deadlines[task.id] = self.now + task.timeout + self.policy.grace
+
+    def check_room(self, *, started: bool) -> None:
+        assert not started or len(self.flying) <= self.slots
+        running = [self.graph[name] for name in self.flying]
+        for pool, size in POOLS.items():
+            used = sum(units for task in running if not task.exclusive for name, units in task.pools if name == pool)
+            assert used <= size
+        assert len(running) == 1 or not any(task.exclusive for task in running)
+
+    # The end.
+
+    def drain(self) -> None:
+        """Whatever has happened so far, a run ends once it gets a slot, its attempts end and time passes."""
+        self.slots = 2
+        self.feed(SlotsChanged(2, self.now))
+        for _ in range(4 * len(self.graph) + 4):
+            if self.engine.done:
+                break
+            if self.flying:
+                self.feed(self.end(0))
+            elif self.engine.wake_at is not None:
+                self.now = max(self.now, self.engine.wake_at)
+                self.feed(TimeReached(self.now))
+            self.checks_out()
+        assert self.engine.done, "nothing is left to happen, and the run has not ended"
+        assert self.ended == 1
+        assert self.feed(TimeReached(self.now + 1000), SlotsChanged(9, self.now)) == Reaction()
+
+    def compare_with_oracle(self) -> None:
+        if self.stop is None:
+            assert self.shadow == predict(self.graph, self.script, self.restored)
+            return
+        for task in self.graph:
+            self.compare_stopped(task.id)
+
+    def compare_stopped(self, name: TaskId) -> None:
+        task, state = self.graph[name], self.shadow[name]
+        attempts = [attempt for gone, attempt in self.gone if gone == name]
+        if attempts:
+            assert state is end_of(self.script(name, attempts[-1]))
+            return
+        upstream = [self.shadow[need] for need in task.needs]
+        if state is TaskState.PENDING:
+            # Clean-up is never left out, an alarm only while nobody knows better.
+            assert self.stop
+            assert self.stop.abort or task.when is not Trigger.ALWAYS
+            assert self.stop.abort or task.when is not Trigger.ANY_FAILED or TaskState.PENDING in upstream
+            assert self.stop.abort or task.when is not Trigger.ANY_FAILED or _BAD.isdisjoint(upstream)
+        elif state is TaskState.BLOCKED:
+            assert not _BAD.isdisjoint(upstream)
+        elif state is TaskState.SKIPPED:
+            assert verdict(task.when, upstream) is Verdict.SKIP
+        else:
+            assert state is TaskState.REUSED
+            assert name in self.restored
+
+    def replay(self) -> None:
+        """The same signals make the same reactions."""
+        again = Engine(self.graph, self.policy, restored=self.restored)
+        for signals, reaction in self.history:
+            assert again.handle(*signals) == reaction
+
+
+EngineMachine.TestCase.settings = settings(max_examples=250, stateful_step_count=25)
+TestEngineMachine = EngineMachine.TestCase
+
+
+@given(st.data())
+def test_the_end_depends_on_outcomes_and_on_nothing_else(data: st.DataObject) -> None:
+    graph = data.draw(graphs())
+    script = Script(data)
+    for _ in range(2):
+        slots = data.draw(st.integers(1, 5))
+        ranks = data.draw(st.permutations(range(len(graph))))
+        engine = Engine(graph, RunPolicy(slots), ranks=ranks)
+        engine.handle(RunStarted(0.0))
+        now = 0.0
+        while not engine.done:
+            if engine.running:
+                task, attempt = data.draw(st.sampled_from(engine.running))
+                engine.handle(AttemptFinished(task, attempt, script(task, attempt), now))
+            else:
+                now = engine.wake_at or now
+                engine.handle(TimeReached(now))
+        assert engine.states == predict(graph, script)
