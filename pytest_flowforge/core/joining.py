@@ -89,7 +89,7 @@ class Joiner:
 
     def _all(self) -> Joined:
         members = tuple((variant.label, variant.id) for variant in self._variants)
-        plain = len(members) == 1 and not self._variants[0].label
+        plain = len(members) == 1 and not self._variants[0].label and not self._variants[0].params
         return Joined(Shape.VALUE if plain else Shape.MAPPING, members)
 
 

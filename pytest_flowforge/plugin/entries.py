@@ -33,6 +33,7 @@ class TaskFunction:
     location: Location
     entries: list[Entry] = field(default_factory=list)
     _joiner: Joiner | None = None
+    _by_variant: dict[str | None, Entry] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -43,8 +44,19 @@ class TaskFunction:
     def joiner(self) -> Joiner:
         """Which variants of this function another task depends on."""
         if self._joiner is None:
-            self._joiner = Joiner([Variant(entry.id, entry.variant, entry.params) for entry in self.entries])
+            self._joiner = Joiner([Variant(entry.id, entry.variant or "", entry.params) for entry in self.entries])
         return self._joiner
+
+    @property
+    def parametrized(self) -> bool:
+        """Whether there are variants to tell apart."""
+        return self.entries[0].variant is not None
+
+    def entry_of(self, variant: str) -> Entry | None:
+        """The task with that in the brackets; None when there is none."""
+        if not self._by_variant:
+            self._by_variant = {entry.variant: entry for entry in self.entries}
+        return self._by_variant.get(variant)
 
 
 @dataclass(slots=True, eq=False)
@@ -54,10 +66,11 @@ class Entry:
     item: pytest.Function
     id: TaskId
     home: TaskFunction
-    variant: str
+    #: What stands in the brackets, which may be nothing; None for a task that has no brackets.
+    variant: str | None
     params: Mapping[str, object]
 
     @property
     def name(self) -> str:
         """The name of the task within its file."""
-        return f"{self.home.label}[{self.variant}]" if self.variant else self.home.label
+        return f"{self.home.label}[{self.variant}]" if self.variant is not None else self.home.label

@@ -176,7 +176,7 @@ def _key(entry: Entry, task: TaskFunction, variant: str) -> str:
         label = task.name if task.owner == entry.home.owner else task.label
     else:
         label = f"{task.location.path}::{task.label}"
-    return f"{label}[{variant}]" if variant else label
+    return f"{label}[{variant}]" if task.parametrized else label
 
 
 def _join(entry: Entry, task: TaskFunction, blueprint: Blueprint) -> Joined | None:
@@ -205,7 +205,7 @@ def _referenced(
     entry: Entry, reference: object, directory: Directory, blueprint: Blueprint, *, on_function: bool
 ) -> Iterator[tuple[TaskFunction, Joined]]:
     try:
-        task, variant = directory.resolve(reference, entry.home)
+        task, chosen = directory.resolve(reference, entry.home)
     except LostReference:
         return
     except BadReference as error:
@@ -214,17 +214,12 @@ def _referenced(
     if not on_function and task is entry.home:
         # A mark on the file or the class says "all of these come after that one"; that one is not meant.
         return
-    if variant is not None:
-        yield task, _exactly(task, variant)
+    if chosen is not None:
+        yield task, Joined(Shape.VALUE, ((chosen.variant or "", chosen.id),))
         return
     joined = _join(entry, task, blueprint)
     if joined is not None:
         yield task, joined
-
-
-def _exactly(task: TaskFunction, variant: str) -> Joined:
-    ids = [entry.id for entry in task.entries if entry.variant == variant]
-    return Joined(Shape.VALUE, ((variant, ids[0]),))
 
 
 def _task(entry: Entry, marks: Marks, needs: tuple[TaskId, ...], options: Options, blueprint: Blueprint) -> Task:

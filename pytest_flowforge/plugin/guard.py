@@ -37,9 +37,12 @@ class Surroundings:
     def enter(self, task: str) -> None:
         """Stand by while *task* runs."""
         self._task = task
+        os._exit = self._refuse
+
+    def keep_streams(self) -> None:
+        """Let nobody close the standard streams of this moment: while a task runs these are pytest's capture."""
         self._keep_open(sys.stdout)
         self._keep_open(sys.stderr)
-        os._exit = self._refuse
 
     def leave(self) -> str:
         """The task is over: put right what it changed. Return the folder it had gone to, or an empty string."""

@@ -70,8 +70,8 @@ class Directory:
         """All task functions, in the order they were collected."""
         return iter(self._functions.values())
 
-    def resolve(self, reference: object, asker: TaskFunction) -> tuple[TaskFunction, str | None]:
-        """Return the function that *reference* means for *asker*, and the variant it asks for, if any.
+    def resolve(self, reference: object, asker: TaskFunction) -> tuple[TaskFunction, Entry | None]:
+        """Return the function that *reference* means for *asker*, and the variant of it where one is asked for.
 
         Raises :class:`BadReference`, :class:`FileNotCollected` or :class:`LostReference`.
         """
@@ -110,7 +110,7 @@ class Directory:
             for home in self._functions.values()
             if self._is_called(home, file, name)
             for entry in home.entries
-            if variant is None or _fits(entry.variant, variant)
+            if variant is None or (entry.variant is not None and _fits(entry.variant, variant))
         ]
         if not found:
             raise BadReference(self._unknown(text, None))
@@ -133,7 +133,7 @@ class Directory:
             item=item,
             id=TaskId(item.nodeid),
             home=self._home(item),
-            variant="" if callspec is None else callspec.id,
+            variant=None if callspec is None else callspec.id,
             params=_NO_PARAMS if callspec is None else callspec.params,
         )
 
@@ -163,19 +163,20 @@ class Directory:
 
     # ------------------------------------------------------------------ looking up
 
-    def _by_text(self, text: str, asker: TaskFunction) -> tuple[TaskFunction, str | None]:
+    def _by_text(self, text: str, asker: TaskFunction) -> tuple[TaskFunction, Entry | None]:
         head, name, variant = _split(text)
         home = self._within(head, name, asker) if head else self.named(name, asker)
         if home is None and self.is_lost(name):
             raise LostReference
         if home is None:
             raise BadReference(self._unknown(text, asker))
-        if variant is not None and all(entry.variant != variant for entry in home.entries):
+        chosen = None if variant is None else home.entry_of(variant)
+        if variant is not None and chosen is None:
             known = ", ".join(repr(entry.name) for entry in home.entries[:8])
             more = ", ..." if len(home.entries) > 8 else ""  # noqa: PLR2004 - enough to see the pattern
             msg = f"{text!r}: {home.label} has no variant {variant!r}; there is {known}{more}"
             raise BadReference(msg)
-        return home, variant
+        return home, chosen
 
     def _within(self, head: str, name: str, asker: TaskFunction) -> TaskFunction | None:
         """The task *name* in what *head* names: a class of this file, a file, a class in a file."""

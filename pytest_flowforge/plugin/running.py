@@ -222,6 +222,7 @@ class Runner:
 
     def _fill_in_parameters(self, item: pytest.Item) -> None:
         """Set the parameters that name tasks; pytest asks fixtures for the others only."""
+        self._surroundings.keep_streams()
         if item is self._item and self._attempt.inputs:
             item.funcargs.update(self._attempt.inputs)  # type: ignore[attr-defined]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -15,7 +15,10 @@ from tests.wfformat import Style, Workflow
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tests.plugin.conftest import Flow
+
     Edges = dict[str, list[str]]
+    Run = Callable[[Workflow, Style], list[str]]
 
 _STYLES = pytest.mark.parametrize("style", Style, ids=lambda style: style.value)
 
@@ -97,25 +100,18 @@ _FAMILIES = {
 
 
 @pytest.fixture
-def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callable[[Workflow, Style], list[str]]:
-    """Run a workflow as a flow in a process of its own and return what is wrong with that."""
+def run(flow: Flow, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a workflow as a flow and return what is wrong with that."""
     log = pytester.path / "log.jsonl"
     monkeypatch.setenv(wfformat.LOG, str(log))
-    # Loading every plugin of the environment takes longer than these flows.
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-    monkeypatch.setenv("PYTEST_PLUGINS", "pytest_flowforge.plugin,xdist.plugin,pytest_timeout")
 
     def run(workflow: Workflow, style: Style) -> list[str]:
-        pytester.path.joinpath("flow_recorded.py").write_text(wfformat.flow_source(workflow, style), encoding="utf-8")
-        result = pytester.runpytest_subprocess("--flowforge", "-q")
+        result = flow(wfformat.flow_source(workflow, style), "-q")
         assert result.ret == pytest.ExitCode.OK
         result.assert_outcomes(passed=len(workflow.tasks))
         return wfformat.complaints(workflow, log.read_text(encoding="ascii"))
 
     return run
-
-
-Run: TypeAlias = "Callable[[Workflow, Style], list[str]]"
 
 
 @_STYLES
