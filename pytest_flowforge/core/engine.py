@@ -503,7 +503,8 @@ class Engine:
         return self._states[position] not in DONE and not self._abandoned[position]
 
     def _end_if_over(self, at: float) -> None:
-        if self._running or self._ready or self._resting or self._pools.waiting or self._held != _NOBODY:
+        # Whoever waits for a pool needs no mention: something holds that pool, or has been called and is ready.
+        if self._running or self._ready or self._resting or self._held != _NOBODY:
             return
         self._ended = True
         self._events.append(RunEnded(at, self.stopped))

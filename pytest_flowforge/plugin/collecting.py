@@ -17,7 +17,6 @@ import pytest
 from pytest_flowforge.errors import Problem
 from pytest_flowforge.plugin.garbage import set_aside
 from pytest_flowforge.plugin.naming import FileNames, FunctionNames
-from pytest_flowforge.plugin.pytest_internals import load_conftests
 from pytest_flowforge.plugin.source import bare_function_text, scan
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
     from pytest_flowforge.plugin.options import Options
 
-__all__ = ["Collected", "Collecting", "FlowModule", "Origin", "origin"]
+__all__ = ["COLLECTING", "Collected", "Collecting", "FlowModule", "Origin", "origin"]
 
 #: A function by where it was written: (file, qualified name). Survives decorators and second imports.
 Origin = tuple[Path, str]
@@ -177,7 +176,7 @@ class Collecting:
             path = Path(code.co_filename if code else inspect.getfile(obj))
         except (TypeError, OSError):
             return False
-        return path != collector.path and self.files.matches(path)
+        return path != collector.path and (self.files.matches(path) or collector.session.isinitpath(path))
 
     def _problem(self, collector: pytest.Collector, obj: object, text: str) -> None:
         self.collected.problems.append(Problem(self._where(collector, obj), text))
@@ -188,28 +187,6 @@ class Collecting:
         except (TypeError, OSError):
             return self.shown(collector.path)
         return f"{self.shown(collector.path)}:{line}"
-
-    def collect_file(self, session: pytest.Session, path: Path) -> list[pytest.Item]:
-        """Collect one more flow file, through the same hooks as if it had been named on the command line."""
-        load_conftests(self.config, path.parent)
-        parent = self._folder(session, path.parent)
-        collectors = session.gethookproxy(path).pytest_collect_file(file_path=path, parent=parent)
-        found = [collector for collector in collectors if isinstance(collector, FlowModule)]
-        if not found:
-            found = [FlowModule.from_parent(parent, path=path)]
-        return [item for collector in found for item in session.genitems(collector)]
-
-    def _folder(self, session: pytest.Session, path: Path) -> pytest.Collector:
-        """The collector for the folder *path*, with those above it up to the root of the project."""
-        root = self.config.rootpath
-        node: pytest.Collector = session
-        inside = [*reversed(path.parents), path] if path.is_relative_to(root) else [path]
-        for folder in inside:
-            if folder != path and not folder.is_relative_to(root):
-                continue
-            hook = session.gethookproxy(folder.parent)
-            node = hook.pytest_collect_directory(path=folder, parent=node) or node
-        return node
 
 
 COLLECTING = pytest.StashKey[Collecting]()

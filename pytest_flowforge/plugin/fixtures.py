@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -36,24 +37,48 @@ def upstream(request: pytest.FixtureRequest) -> dict[str, Any]:
 def register_results(shared: Iterable[tuple[Entry, str, Joined, str]]) -> list[Problem]:
     """Make fixtures of the results that fixtures ask for; return what can not be done.
 
-    The scope is the widest among the askers. Wider than one task, it must mean the same for all that use it.
+    The scope of such a fixture is the widest among those who ask. Wider than one task, it must mean the same for all
+    tasks that share it.
     """
-    groups: dict[tuple[pytest.Module, str], list[tuple[Entry, Joined, str]]] = {}
+    uses: dict[str, list[_Use]] = {}
     for entry, name, joined, scope in shared:
-        module = entry.item.getparent(pytest.Module)
-        if module is not None:
-            groups.setdefault((module, name), []).append((entry, joined, scope))
+        uses.setdefault(name, []).append(_Use(entry, joined, scope))
     problems: list[Problem] = []
-    for (module, name), uses in groups.items():
-        scope = min((scope for _, _, scope in uses), key=_SCOPES.index)
-        meanings = {joined for _, joined, _ in uses}
-        if scope == "function":
-            register_fixture(module, name, _per_task(name), scope)
-        elif len(meanings) == 1:
-            register_fixture(module, name, _for_all(uses[0][1]), scope)
-        else:
-            problems.append(_ambiguous(uses, name, scope))
+    for name, all_uses in uses.items():
+        widest = min((use.scope for use in all_uses), key=_SCOPES.index)
+        groups: dict[Any, list[_Use]] = {}
+        for use in all_uses:
+            groups.setdefault(_node(use.entry.item, widest), []).append(use)
+        for node, group in groups.items():
+            problems += _register(node, name, group)
     return problems
+
+
+@dataclass(frozen=True, slots=True)
+class _Use:
+    """A task that uses a fixture that asks for a result; ``scope`` is the widest of such fixtures."""
+
+    entry: Entry
+    joined: Joined
+    scope: str
+
+
+def _node(item: pytest.Function, scope: str) -> Any:
+    """Where a fixture is to be known that is asked for in *scope*."""
+    if scope in ("session", "package"):
+        return item.session
+    return item.getparent(pytest.Module) if scope == "module" else item.parent
+
+
+def _register(node: Any, name: str, uses: list[_Use]) -> list[Problem]:
+    scope = min((use.scope for use in uses), key=_SCOPES.index)
+    if scope == "function":
+        register_fixture(node, name, _per_task(name), scope)
+    elif len({use.joined for use in uses}) == 1:
+        register_fixture(node, name, _for_all(uses[0].joined), scope)
+    else:
+        return [_ambiguous(uses, name, scope)]
+    return []
 
 
 def _per_task(name: str) -> Callable[..., Any]:
@@ -70,10 +95,10 @@ def _for_all(joined: Joined) -> Callable[..., Any]:
     return result
 
 
-def _ambiguous(uses: list[tuple[Entry, Joined, str]], name: str, scope: str) -> Problem:
-    first, other = uses[0], next(use for use in uses if use[1] != uses[0][1])
+def _ambiguous(uses: list[_Use], name: str, scope: str) -> Problem:
+    first, other = uses[0], next(use for use in uses if use.joined != uses[0].joined)
     text = (
-        f"a fixture of scope {scope} asks for the result of {name!r}, which is not the same for {first[0].name} and "
-        f"{other[0].name}: give that fixture the scope 'function'"
+        f"a fixture of scope {scope} asks for the result of {name!r}, which is not the same for {first.entry.name} and "
+        f"{other.entry.name}: give that fixture the scope 'function'"
     )
-    return Problem(str(other[0].home.location), text)
+    return Problem(str(other.entry.home.location), text)

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Blueprint", "Needs", "draw"]
 
-#: Parameters that pytest itself fills in and that no task can stand for.
-_RESERVED = frozenset({"request", "self", "cls"})
+#: What pytest itself answers to and no task can stand for.
+_RESERVED = frozenset({"request"})
 
 
 @dataclass(slots=True)

@@ -28,6 +28,19 @@ _MARKS = (
 )
 
 
+#: Options that would be ignored without --flowforge, --ff-format apart, which has a default.
+_ONLY_FOR_FLOWS = (
+    "ff-executor",
+    "ff-list",
+    "ff-validate",
+    "ff-dry-run",
+    "ff-select",
+    "ff-only",
+    "ff-retries",
+    "ff-pool",
+)
+
+
 class Mode(Enum):
     """What a session is to do with the flows it collects."""
 
@@ -114,8 +127,14 @@ def register_marks(config: pytest.Config) -> None:
 
 
 def is_active(config: pytest.Config) -> bool:
-    """Whether this session runs flows."""
-    return bool(config.getoption("flowforge")) or bool(config.getini("flowforge"))
+    """Whether this session runs flows; raises UsageError for options that only mean something if it does."""
+    if config.getoption("flowforge") or config.getini("flowforge"):
+        return True
+    for name in _ONLY_FOR_FLOWS:
+        if config.getoption(name.replace("-", "_")) not in (None, False):
+            msg = f"--{name} is about flows, and this session runs tests: add --flowforge"
+            raise pytest.UsageError(msg)
+    return False
 
 
 def _mode(config: pytest.Config) -> Mode:

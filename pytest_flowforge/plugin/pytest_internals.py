@@ -9,19 +9,21 @@ names it, instead of with a strange failure in the middle of a run. What each is
 * ``_pytest.runner.runtestprotocol``: an attempt must be judged as a whole before it is reported.
 * ``item._fixtureinfo``: which parameters a function asks for, and which fixtures answer.
 * ``FixtureManager._register_fixture``: the public ``pytest.register_fixture`` is new in pytest 9.1.
-* ``PytestPluginManager._loadconftestmodules``: a flow file that another one refers to may lie in a folder that this
-  session does not collect.
+* ``_pytest.runner.collect_one_node``: a flow file that another one refers to may lie in a folder that this session does
+  not collect, and whose conftest.py counts.
+* ``FixtureDef._finalizers``, ``.cached_result``: one fixture of scope "module" may live for several modules at a time.
 * ``TerminalWriter._file``: an answer for machines needs standard output for itself.
 """
 
 from __future__ import annotations
 
+import copy
 import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
 import pytest
-from _pytest.runner import SetupState, runtestprotocol
+from _pytest.runner import SetupState, collect_one_node, runtestprotocol
 
 if sys.version_info < (3, 11):
     # pytest itself depends on the backport there.
@@ -29,17 +31,17 @@ if sys.version_info < (3, 11):
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-    from pathlib import Path
 
     from _pytest.fixtures import FixtureDef
     from _pytest.nodes import Node
 
 __all__ = [
     "FixtureView",
+    "OwnFixtures",
     "SetupTree",
     "arguments",
+    "collect_children",
     "fixture_view",
-    "load_conftests",
     "probe",
     "redirect_terminal",
     "register_fixture",
@@ -58,7 +60,6 @@ def probe(session: pytest.Session) -> None:
         "Session._fixturemanager.getfixturedefs": hasattr(manager, "getfixturedefs"),
         "FixtureManager._register_fixture": hasattr(pytest, "register_fixture")
         or hasattr(manager, "_register_fixture"),
-        "PytestPluginManager._loadconftestmodules": hasattr(session.config.pluginmanager, "_loadconftestmodules"),
     }
     for name, fits in checks.items():
         if not fits:
@@ -131,11 +132,12 @@ class SetupTree(SetupState):
                 stack[node] = (stack[node][0], (error, error.__traceback__))
                 raise
 
-    def teardown_exact(self, nextitem: pytest.Item | None) -> None:  # noqa: ARG002 - the tree knows better
+    def teardown_exact(self, nextitem: pytest.Item | None) -> None:
         """Tear down the current task and what nobody needs any more; without such a task, everything."""
         item, self._current = self._current, None
         if item is None:
-            self._tear_down(list(reversed(self.stack)))
+            # pytest-rerunfailures asks a second time for a task; only at the end of the session nothing comes next.
+            self._tear_down([] if nextitem is not None else list(reversed(self.stack)))
         elif self._comes_again(item):
             self._tear_down([item])
         else:
@@ -226,6 +228,47 @@ def fixture_view(item: pytest.Function) -> FixtureView:
     return FixtureView(tuple(info.argnames), tuple(info.names_closure), info.name2fixturedefs)
 
 
+class OwnFixtures:
+    """Gives each class and each module its own copy of the fixtures of these scopes that it shares with others.
+
+    pytest keeps one value for each fixture definition, which is enough where one module is done before the next
+    begins. In a graph they interleave. The first class or module gets the original, each other one a copy.
+    """
+
+    def __init__(self) -> None:
+        #: Definition (by identity: the fixture manager keeps them alive) -> who has the original.
+        self._first: dict[int, Node] = {}
+        self._copies: dict[tuple[int, Node], FixtureDef[Any]] = {}
+
+    def give(self, item: pytest.Function) -> None:
+        """Replace the fixtures of the function behind *item*; once is enough for all its parameter sets."""
+        found: dict[str, Sequence[FixtureDef[Any]]] = item._fixtureinfo.name2fixturedefs  # noqa: SLF001
+        for name, definitions in found.items():
+            if any(definition.scope in _SHARED_SCOPES for definition in definitions):
+                found[name] = tuple(self._own(definition, item) for definition in definitions)
+
+    def _own(self, definition: FixtureDef[Any], item: pytest.Function) -> FixtureDef[Any]:
+        kind = _SHARED_SCOPES.get(definition.scope)
+        node = None if kind is None else item.getparent(kind)
+        if node is None or self._first.setdefault(id(definition), node) is node:
+            return definition
+        key = (id(definition), node)
+        if key not in self._copies:
+            self._copies[key] = _unused(definition)
+        return self._copies[key]
+
+
+_SHARED_SCOPES: dict[str, type[Node]] = {"class": pytest.Class, "module": pytest.Module}
+
+
+def _unused(definition: FixtureDef[Any]) -> FixtureDef[Any]:
+    """A copy of *definition* that has no value yet."""
+    other: Any = copy.copy(definition)
+    other.cached_result = None
+    other._finalizers = []  # noqa: SLF001
+    return other  # type: ignore[no-any-return]
+
+
 def arguments(item: pytest.Function) -> dict[str, Any]:
     """What the function of *item* is to be called with, once it is set up."""
     return {name: item.funcargs[name] for name in item._fixtureinfo.argnames}  # noqa: SLF001
@@ -240,14 +283,11 @@ def register_fixture(node: Node, name: str, function: Callable[..., Any], scope:
     manager._register_fixture(name=name, func=function, nodeid=node.nodeid, scope=scope)  # noqa: SLF001
 
 
-def load_conftests(config: pytest.Config, folder: Path) -> None:
-    """Load the conftest.py files that apply to *folder*, as collecting that folder would."""
-    config.pluginmanager._loadconftestmodules(  # noqa: SLF001
-        folder,
-        config.getoption("importmode"),
-        rootpath=config.rootpath,
-        consider_namespace_packages=config.getini("consider_namespace_packages"),
-    )
+def collect_children(collector: pytest.Collector) -> None:
+    """Let *collector* collect, as pytest does on its way to a file, and report it if that fails."""
+    report = collect_one_node(collector)
+    if not report.passed:
+        collector.ihook.pytest_collectreport(report=report)
 
 
 def redirect_terminal(config: pytest.Config, stream: TextIO) -> TextIO:

@@ -92,12 +92,13 @@ class Directory:
             for candidate in candidates:
                 if candidate.owner == owner:
                     return candidate
+        # A name in the file itself comes before what only a class knows.
+        written = self._collecting.collected.imported.get(asker.path, {}).get(name)
+        if written is not None:
+            return self._by_origin(written)
         if len(candidates) > 1:
             raise BadReference(_ambiguous(name, candidates))
-        if candidates:
-            return candidates[0]
-        written = self._collecting.collected.imported.get(asker.path, {}).get(name)
-        return None if written is None else self._by_origin(written)
+        return candidates[0] if candidates else None
 
     def lookup(self, text: str) -> list[Entry]:
         """The tasks that *text* means on the command line: a name, a variant or a pattern, in any file.

@@ -24,7 +24,7 @@ from pytest_flowforge.plugin.coroutines import Caught, run_to_its_end
 from pytest_flowforge.plugin.guard import Surroundings
 from pytest_flowforge.plugin.listeners import Listeners
 from pytest_flowforge.plugin.outcomes import Attempt
-from pytest_flowforge.plugin.pytest_internals import SetupTree, arguments
+from pytest_flowforge.plugin.pytest_internals import OwnFixtures, SetupTree, arguments
 from pytest_flowforge.plugin.reporting import Reporter
 from pytest_flowforge.plugin.retrying import Retrying
 from pytest_flowforge.ports import Job
@@ -60,6 +60,9 @@ class Runner:
         self.summary = Summary(task.id for task in graph)
         items = [entries[task.id].item for task in graph]
         self._caught = Caught(items)
+        own_fixtures = OwnFixtures()
+        for home in dict.fromkeys(entries[task.id].home for task in graph):
+            own_fixtures.give(home.entries[0].item)
         self._tree = SetupTree(items, self._fill_in_parameters, self.comes_again)
         self._tree.install(session)
         self._surroundings = Surroundings()

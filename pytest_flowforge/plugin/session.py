@@ -15,6 +15,7 @@ from pytest_flowforge.plugin.accounting import Accounting
 from pytest_flowforge.plugin.collecting import Collecting, FlowModule
 from pytest_flowforge.plugin.garbage import give_back, set_aside
 from pytest_flowforge.plugin.graphing import Blueprint, draw
+from pytest_flowforge.plugin.joining_files import collect_file
 from pytest_flowforge.plugin.naming import plural
 from pytest_flowforge.plugin.options import Mode, Options
 from pytest_flowforge.plugin.pytest_internals import probe
@@ -123,7 +124,7 @@ class FlowSession:
                 blueprint = draw(directory, self._options)
                 break
             except FileNotCollected as missing:
-                found = self._collecting.collect_file(session, missing.path)
+                found = collect_file(session, missing.path, (entry.item for entry in directory.entries.values()))
                 directory.add(_functions(item for item in found if _is_task(item)))
                 directory.tried(missing.path)
         set_aside()

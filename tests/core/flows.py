@@ -6,6 +6,7 @@ The oracle knows outcomes and the trigger rules as DESIGN.md words them, and not
 from __future__ import annotations
 
 from collections import Counter
+from enum import Enum
 from graphlib import TopologicalSorter
 from typing import TYPE_CHECKING, Any
 
@@ -153,44 +154,72 @@ OUTCOMES: tuple[Outcome, ...] = (
     Lost("worker gone"),
 )
 
-outcomes = st.one_of(st.just(Success()), st.sampled_from(OUTCOMES))
+# Weighted by hand: uniform choices hardly ever reach a second attempt or a queue.
+outcomes = st.sampled_from([Success()] * 5 + [ERROR] * 4 + [*OUTCOMES])
 
-_retries = st.one_of(
-    st.just(NO_RETRY),
-    st.builds(
-        RetryPolicy,
-        max_retries=st.integers(1, 2),
-        delay=st.sampled_from([0.0, 1.0, 2.5]),
-        jitter=st.sampled_from([0.0, 0.5]),
-        on=st.sampled_from([(), ("builtins.ValueError",)]),
-        not_on=st.sampled_from([(), (), ("builtins.Exception",)]),
-    ),
+_retries = st.builds(
+    RetryPolicy,
+    max_retries=st.sampled_from([2, 1]),
+    delay=st.sampled_from([1.0, 0.0, 2.5]),
+    jitter=st.sampled_from([0.0, 0.5]),
+    on=st.sampled_from([(), (), ("builtins.ValueError",)]),
+    not_on=st.sampled_from([(), (), (), ("builtins.Exception",)]),
 )
 
-_requests = st.lists(
-    st.sampled_from([("gpu", 1), ("gpu", 2), ("mem", 1), ("mem", 3)]), max_size=2, unique_by=lambda request: request[0]
-).map(tuple)
+_requests = st.sampled_from(
+    [
+        (("gpu", 1),),
+        (("gpu", 2),),
+        (("gpu", 1), ("mem", 1)),
+        (("mem", 1),),
+        (("mem", 3), ("gpu", 1)),
+        (("mem", 2),),
+        (("gpu", 1), ("gpu", 1)),
+    ]
+)
+
+
+class Style(Enum):
+    """What a random graph is rich in."""
+
+    PLAIN = "edges and trigger rules, nothing else"
+    CONTENDED = "pools and exclusive tasks"
+    STUBBORN = "retries and time-outs"
+    MIXED = "some of everything"
 
 
 @st.composite
-def graphs(draw: st.DrawFn, largest: int = 8, *, plain: bool = False) -> TaskGraph:
-    """Any small graph in any order of declaration; a plain one has neither retries, pools nor time-outs."""
-    ids = [TaskId(chr(ord("a") + place)) for place in range(draw(st.integers(1, largest)))]
-    tasks = []
-    for place, name in enumerate(ids):
-        needs = draw(st.lists(st.sampled_from(ids[:place]), unique=True, max_size=4)) if place else []
-        when = draw(st.one_of(st.just(Trigger.ALL_SUCCESS), st.sampled_from(Trigger)))
-        extra: dict[str, Any] = {}
-        if not plain:
-            extra = {
-                "retry": draw(_retries),
-                "pools": draw(_requests),
-                "exclusive": draw(st.sampled_from([False, False, False, True])),
-                "priority": draw(st.integers(-1, 1)),
-                "timeout": draw(st.sampled_from([None, None, 2.0])),
-            }
-        tasks.append(Task(name, tuple(needs), when, **extra))
+def graphs(draw: st.DrawFn, largest: int = 10, *, plain: bool = False) -> TaskGraph:
+    """Any small graph in any order of declaration."""
+    ids = [TaskId(chr(ord("a") + place)) for place in range(draw(_sizes(largest)))]
+    style = Style.PLAIN if plain else draw(st.sampled_from(Style))
+    tasks = [draw(_tasks(name, ids[:place], style)) for place, name in enumerate(ids)]
     return TaskGraph.build(draw(st.permutations(tasks)), POOLS)
+
+
+def _sizes(largest: int) -> st.SearchStrategy[int]:
+    """Rather large than small: a run that is over takes no more signals."""
+    return st.sampled_from([*range(largest, largest // 2, -1)] * 3 + [*range(largest // 2, 0, -1)])
+
+
+@st.composite
+def _tasks(draw: st.DrawFn, name: TaskId, earlier: list[TaskId], style: Style) -> Task:
+    most = min(len(earlier), draw(st.sampled_from([0, 0, 1])) if style is Style.CONTENDED else 3)
+    needs = draw(st.lists(st.sampled_from(earlier), unique=True, max_size=most)) if most else []
+    when = draw(st.sampled_from([Trigger.ALL_SUCCESS] * 3 + [*Trigger]))
+    extra: dict[str, Any] = {}
+    if style in {Style.STUBBORN, Style.MIXED}:
+        extra["retry"] = draw(_one_in(2, _retries, NO_RETRY))
+        extra["timeout"] = draw(_one_in(2, st.just(2.0), None))
+    if style in {Style.CONTENDED, Style.MIXED}:
+        extra["pools"] = draw(_requests if style is Style.CONTENDED else _one_in(2, _requests, ()))
+        extra["exclusive"] = draw(_one_in(8, st.just(value=True), ifnot=False))
+        extra["priority"] = draw(st.integers(-1, 1))
+    return Task(name, tuple(needs), when, **extra)
+
+
+def _one_in(many: int, some: st.SearchStrategy[Any], ifnot: object) -> st.SearchStrategy[Any]:
+    return st.sampled_from(range(many)).flatmap(lambda drawn: st.just(ifnot) if drawn else some)
 
 
 class Script:

@@ -340,6 +340,14 @@ def test_a_time_out_is_retried_and_each_attempt_has_its_own_deadline() -> None:
     assert play.engine.wake_at is None
 
 
+def test_the_deadline_of_an_earlier_attempt_means_nothing_to_the_next() -> None:
+    play = Play(task("a", timeout=5.0, retry=RetryPolicy(1)), grace=1.0).start()
+    play.now = 4.0
+    play.fail("a")
+    assert play.engine.wake_at == 10.0
+    assert play.time(6.0).running == ["a"]
+
+
 def test_deadlines_are_none_of_the_engines_business_without_a_grace() -> None:
     play = Play(task("a", timeout=1.0)).start()
     assert play.engine.wake_at is None
@@ -390,6 +398,20 @@ def test_whoever_waits_for_two_pools_keeps_its_place_in_both() -> None:
     assert play.finish("gpu").running == ["mem"]
     assert play.finish("mem").running == ["both"]
     assert play.finish("both").running == ["gpu2"]
+
+
+def test_units_given_back_may_do_for_several() -> None:
+    large, small = (("mem", 2),), (("mem", 1),)
+    play = Play(task("a", pools=large), task("b", pools=small), task("c", pools=small), pools={"mem": 2}, slots=3)
+    assert play.start().finish("a").running == ["b", "c"]
+
+
+def test_who_waits_behind_one_that_is_given_up_moves_up() -> None:
+    large = task("large", pools=(("mem", 2),))
+    tidy = task("tidy", pools=(("mem", 1),), when=Trigger.ALWAYS)
+    play = Play(task("a", pools=(("mem", 1),)), large, tidy, pools={"mem": 2}, slots=3).start()
+    assert play.running == ["a"]
+    assert play.stop().running == ["a", "tidy"]
 
 
 def test_who_is_given_up_leaves_the_queue() -> None:

@@ -105,6 +105,14 @@ def test_order_and_levels_respect_every_edge(graph: TaskGraph) -> None:
         assert all(each.id in graph.downstream(need) for need in each.needs)
 
 
+@given(graphs(12, plain=True))
+def test_where_there_is_a_choice_the_first_declared_comes_first(graph: TaskGraph) -> None:
+    left = [each.id for each in graph]
+    for name in graph.order:
+        assert name == next(one for one in left if set(left).isdisjoint(graph[one].needs))
+        left.remove(name)
+
+
 @given(graphs(12, plain=True), st.data())
 def test_ancestors_are_what_a_walk_upstream_meets(graph: TaskGraph, data: st.DataObject) -> None:
     chosen = data.draw(st.sets(st.sampled_from([each.id for each in graph])))
