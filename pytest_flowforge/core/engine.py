@@ -562,6 +562,8 @@ class Engine:
         for need in settled:
             ends |= 0 if self._abandoned[need] else _BITS[self._states[need]]
         assert self._ends[position] == ends, f"wrong classes of ended upstreams; {story}"
+        hopeless = self._rules[position] is Trigger.ALL_SUCCESS and ends & _BAD and state is TaskState.PENDING
+        assert not hopeless or self._abandoned[position], f"an upstream has failed, and it is not blocked; {story}"
         assert (state is TaskState.RUNNING) == (position in self._running), f"running and not in flight; {story}"
         assert (state is TaskState.RETRYING) == (position in self._failures), f"retrying without a failure; {story}"
         assert position not in self._resting or state is TaskState.RETRYING, f"resting and not retrying; {story}"

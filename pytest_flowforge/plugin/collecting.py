@@ -42,8 +42,8 @@ class Collected:
     """What collecting found besides the items."""
 
     problems: list[Problem] = field(default_factory=list)
-    #: Names of task functions that a file defines but that could not be collected from it.
-    lost: set[str] = field(default_factory=set)
+    #: Files whose tasks could not be collected, and why: the file skips itself, or it is wrong.
+    lost: dict[Path, str] = field(default_factory=dict)
     #: File -> task functions it has imported from other flow files: name there -> where it was written.
     imported: dict[Path, dict[str, Origin]] = field(default_factory=dict)
 
@@ -56,12 +56,13 @@ class FlowModule(pytest.Module):
         source = scan(self.path, collecting.shown(self.path), collecting.functions)
         collecting.collected.problems.extend(source.problems)
         if not source.importable:
-            collecting.collected.lost |= source.functions
+            collecting.collected.lost[self.path] = "it was not imported"
             return []
         try:
             found = list(super().collect())
-        except BaseException:
-            collecting.collected.lost |= source.functions
+        except BaseException as error:
+            skipped = isinstance(error, pytest.skip.Exception)
+            collecting.collected.lost[self.path] = f"it was skipped: {error}" if skipped else "it was not imported"
             raise
         set_aside()
         return found
@@ -163,6 +164,9 @@ class Collecting:
         """Whether *function* is a task of another flow file; then it is remembered as a name for that task."""
         # Compared as text first: this is asked about every task, and nearly all are at home.
         if function.__code__.co_filename == str(collector.path) or not self._is_elsewhere(collector, function):
+            return False
+        if "<locals>" in function.__qualname__ or not self.functions.matches(function.__name__):
+            # Made by a decorator or a factory of that file, for this one.
             return False
         written = origin(function)
         if written is not None:

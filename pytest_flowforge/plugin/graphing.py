@@ -8,8 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import pytest
+
 from pytest_flowforge.core.joining import Joined, NoMatch, Shape
-from pytest_flowforge.core.model import Task, TaskId
+from pytest_flowforge.core.model import Task, TaskId, Trigger
 from pytest_flowforge.errors import Problem
 from pytest_flowforge.plugin.marks import BadMark, Marks
 from pytest_flowforge.plugin.pytest_internals import FixtureView, fixture_view
@@ -64,6 +66,8 @@ class _Links:
     parameters: dict[str, TaskFunction] = field(default_factory=dict)
     #: Names that fixtures ask for -> the widest scope of those fixtures.
     scopes: dict[str, str] = field(default_factory=dict)
+    #: Why a task that a parameter names does not exist in this session; empty when all do.
+    lost: str = ""
 
 
 def draw(directory: Directory, options: Options) -> Blueprint:
@@ -123,8 +127,6 @@ def _two_meanings(name: str, home: TaskFunction, task: TaskFunction, view: Fixtu
 def _complain_unknown(
     blueprint: Blueprint, directory: Directory, home: TaskFunction, name: str, view: FixtureView
 ) -> None:
-    if directory.is_lost(name):
-        return
     askers = ", ".join(f"fixture {asker!r}" for asker in view.askers(name))
     who = askers if askers and name not in view.parameters else home.function
     text = (
@@ -148,6 +150,8 @@ def _elsewhere(directory: Directory, home: TaskFunction, name: str) -> str:
 
 def _draw_entry(entry: Entry, links: _Links, directory: Directory, options: Options, blueprint: Blueprint) -> None:
     marks = Marks(entry.item)
+    if links.lost:
+        _leave_out(entry, links.lost)
     needs = Needs()
     edges: dict[TaskId, None] = {}
     for name, task in links.parameters.items():
@@ -196,17 +200,19 @@ def _marked(
 ) -> Iterator[tuple[TaskFunction, Joined]]:
     try:
         for reference, on_function in marks.dependencies():
-            yield from _referenced(entry, reference, directory, blueprint, on_function=on_function)
+            yield from _referenced(entry, reference, marks, directory, blueprint, on_function=on_function)
     except BadMark as error:
         _complain(blueprint, entry.home.location, f"{entry.home.function}: {error}")
 
 
 def _referenced(
-    entry: Entry, reference: object, directory: Directory, blueprint: Blueprint, *, on_function: bool
+    entry: Entry, reference: object, marks: Marks, directory: Directory, blueprint: Blueprint, *, on_function: bool
 ) -> Iterator[tuple[TaskFunction, Joined]]:
     try:
         task, chosen = directory.resolve(reference, entry.home)
-    except LostReference:
+    except LostReference as lost:
+        if marks.trigger() not in _CONTENT_WITHOUT:
+            _leave_out(entry, str(lost))
         return
     except BadReference as error:
         _complain(blueprint, entry.home.location, f"depends_on of {entry.home.function}: {error}")
@@ -240,6 +246,15 @@ def _task(entry: Entry, marks: Marks, needs: tuple[TaskId, ...], options: Option
         _complain(blueprint, where, f"{entry.home.function}: {error}")
         # A stand-in, so that its edges can be checked all the same; it never runs.
         return Task(id=entry.id, needs=needs, name=entry.name, location=where)
+
+
+#: Rules under which a task runs although an upstream, that it only follows, does not exist.
+_CONTENT_WITHOUT = frozenset({Trigger.ALL_DONE, Trigger.ALWAYS})
+
+
+def _leave_out(entry: Entry, why: str) -> None:
+    """Skip a task whose upstream does not exist because its file skips itself; the engine carries the skip on."""
+    entry.item.add_marker(pytest.mark.skip(reason=f"an upstream is missing, {why}"))
 
 
 def _complain(blueprint: Blueprint, where: Location, text: str) -> None:

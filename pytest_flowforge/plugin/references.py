@@ -31,7 +31,7 @@ class BadReference(Exception):
 
 
 class LostReference(Exception):
-    """A reference to a task that a file defines but that could not be collected: another problem says why."""
+    """A reference into a file whose tasks could not be collected; the text says why."""
 
 
 class FileNotCollected(Exception):
@@ -117,11 +117,6 @@ class Directory:
             raise BadReference(self._unknown(text, None))
         return found
 
-    def is_lost(self, name: str) -> bool:
-        """Whether a file that could not be collected defines a task called *name*."""
-        lost = self._collecting.collected.lost
-        return name in lost or any(self._collecting.functions.task_name(function) == name for function in lost)
-
     def suggestion(self, name: str, asker: TaskFunction) -> str:
         """Return the question whether one of the closest names was meant, or nothing."""
         return self._unknown_hint(name, asker)
@@ -167,8 +162,6 @@ class Directory:
     def _by_text(self, text: str, asker: TaskFunction) -> tuple[TaskFunction, Entry | None]:
         head, name, variant = _split(text)
         home = self._within(head, name, asker) if head else self.named(name, asker)
-        if home is None and self.is_lost(name):
-            raise LostReference
         if home is None:
             raise BadReference(self._unknown(text, asker))
         chosen = None if variant is None else home.entry_of(variant)
@@ -216,9 +209,16 @@ class Directory:
             if path in self._files:
                 return path
         for path in places:
+            self._refuse_lost(path)
             if path.is_file() and path not in self._collecting_tried:
                 raise FileNotCollected(path)
         return None
+
+    def _refuse_lost(self, path: Path) -> None:
+        why = self._collecting.collected.lost.get(path)
+        if why is not None:
+            msg = f"{self._collecting.shown(path)}: {why}"
+            raise LostReference(msg)
 
     @cached_property
     def _collecting_tried(self) -> set[Path]:
@@ -243,8 +243,6 @@ class Directory:
         home = None if written is None else self._by_origin(written)
         if home is None:
             name = getattr(function, "__qualname__", repr(function))
-            if self.is_lost(getattr(function, "__name__", "")):
-                raise LostReference
             msg = f"{name} is not a task of this session (a task is a flow_* function in a flow file)"
             raise BadReference(msg)
         return home
@@ -253,6 +251,8 @@ class Directory:
         path, qualified = written
         owner, _, function = qualified.rpartition(".")
         home = self._functions.get((path, owner, function))
+        if home is None:
+            self._refuse_lost(path)
         if home is None and path not in self._files and path not in self._collecting_tried and path.is_file():
             raise FileNotCollected(path)
         return home

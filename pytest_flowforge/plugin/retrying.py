@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from pytest_flowforge.core.messages import TaskMoved
+from pytest_flowforge.core.states import TaskState
 from pytest_flowforge.plugin.pytest_internals import run_attempt
 from pytest_flowforge.plugin.reporting import RETRIED
 
@@ -18,17 +20,39 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytest_flowforge.core.graph import TaskGraph
+    from pytest_flowforge.core.messages import Event
     from pytest_flowforge.core.model import TaskId
 
 __all__ = ["Retrying"]
 
 
 class Retrying:
-    """The protocol of tasks with retries. ``comes_again`` tells whether the attempt just made will be followed."""
+    """The protocol of tasks with retries, and a sink for the events of the run.
 
-    def __init__(self, graph: TaskGraph, comes_again: Callable[[pytest.Item], bool]) -> None:
+    ``comes_again`` tells whether the attempt just made will be followed; ``release`` is called with a task that was to
+    be tried again and will not.
+    """
+
+    def __init__(
+        self,
+        graph: TaskGraph,
+        comes_again: Callable[[pytest.Item], bool],
+        release: Callable[[pytest.Item], None],
+    ) -> None:
         self._graph = graph
         self._comes_again = comes_again
+        self._release = release
+        #: The failures of tasks that wait for their next attempt: should it be called off, these are what counts.
+        self._waiting: dict[str, tuple[pytest.Item, list[pytest.TestReport]]] = {}
+
+    def __call__(self, event: Event) -> None:
+        if not isinstance(event, TaskMoved) or event.before is not TaskState.RETRYING:
+            return
+        item, reports = self._waiting.pop(event.task)
+        if event.after is not TaskState.RUNNING:
+            for report in reports:
+                item.ihook.pytest_runtest_logreport(report=report)
+            self._release(item)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
@@ -37,7 +61,9 @@ class Retrying:
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         reports = run_attempt(item, nextitem)
         if self._comes_again(item):
-            reports = [_as_retried(report) for report in reports if report.failed]
+            failures = [report for report in reports if report.failed]
+            self._waiting[item.nodeid] = (item, failures)
+            reports = [_as_retried(report) for report in failures]
         for report in reports:
             item.ihook.pytest_runtest_logreport(report=report)
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)

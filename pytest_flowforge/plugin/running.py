@@ -89,6 +89,10 @@ class Runner:
         sinks: list[Any] = [self.summary.apply, self._remember, Reporter(self._entries, self._graph, self._tree)]
         if not listeners.idle:
             sinks.append(listeners)
+        if any(task.retry.max_retries for task in self._graph):
+            retrying = Retrying(self._graph, self.comes_again, self._tree.release)
+            config.pluginmanager.register(retrying, "flowforge-retrying")
+            sinks.append(retrying)
         driver = Driver(
             self._engine,
             InlineExecutor(self._clock),
@@ -99,8 +103,6 @@ class Runner:
             ask=self._ask,
         )
         config.pluginmanager.register(self, "flowforge-runner")
-        if any(task.retry.max_retries for task in self._graph):
-            config.pluginmanager.register(Retrying(self._graph, self.comes_again), "flowforge-retrying")
         try:
             driver.run()
         finally:

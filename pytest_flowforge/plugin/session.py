@@ -158,7 +158,8 @@ class FlowSession:
         self, items: list[pytest.Item], graph: TaskGraph, directory: Directory, blueprint: Blueprint
     ) -> _Flows:
         """Close the choice over the graph, and put the items into an order that they can run in."""
-        targets = [item.nodeid for item in items]
+        # A plugin may have put an item there twice; a task runs once.
+        targets = list(dict.fromkeys(item.nodeid for item in items))
         selection = select(graph, targets, only=self._options.only)  # type: ignore[arg-type]
         if self._options.only:
             _refuse_missing_results(graph, selection, directory, blueprint)

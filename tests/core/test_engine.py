@@ -458,6 +458,12 @@ def test_an_exclusive_task_shares_its_pools_with_nobody() -> None:
     assert play.finish("alone").running == ["b"]
 
 
+def test_an_exclusive_task_that_is_next_waits_for_a_slot_like_any_other() -> None:
+    play = Play(task("a"), task("alone", exclusive=True), slots=2).start().slots(0).finish("a")
+    assert not play.engine.done
+    assert play.slots(1).running == ["alone"]
+
+
 def test_an_exclusive_task_that_is_next_is_given_up_with_the_rest() -> None:
     play = Play(task("a"), task("alone", exclusive=True), slots=2).start().stop().finish("a")
     assert play.engine.done

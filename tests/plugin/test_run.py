@@ -599,6 +599,54 @@ def test_a_module_fixture_of_a_conftest_is_one_for_each_module(flow: Flow, log: 
     assert [line.strip() for line in log()] == _LIVES.strip().split("\n    ")
 
 
+def test_nobody_gets_a_fixture_that_is_alive_for_somebody_else(flow: Flow) -> None:
+    # Asked for by a function between the methods of a class, and by name while a task runs.
+    conftest = """
+        import pytest
+
+        @pytest.fixture(scope="class")
+        def per_class(request):
+            return request.node.name
+
+        @pytest.fixture(scope="module")
+        def per_module(request):
+            return request.node.name
+    """
+    left = """
+        import pytest
+
+        class FlowPair:
+            def flow_one(self, per_class, request):
+                assert per_class == "FlowPair"
+                assert request.getfixturevalue("per_module") == "flow_left.py"
+
+            @pytest.mark.depends_on("flow_right.py::two")
+            def flow_three(self, per_class, request):
+                assert per_class == "FlowPair"
+                assert request.getfixturevalue("per_module") == "flow_left.py"
+    """
+    right = """
+        import pytest
+
+        @pytest.mark.depends_on("flow_left.py::one")
+        def flow_between(per_class):
+            assert per_class == "flow_between"
+
+        @pytest.mark.depends_on("between")
+        def flow_two(request):
+            assert request.getfixturevalue("per_class") == "flow_two"
+            assert request.getfixturevalue("per_module") == "flow_right.py"
+
+        @pytest.mark.depends_on("flow_left.py::three")
+        def flow_four(request):
+            assert request.getfixturevalue("per_module") == "flow_right.py"
+    """
+
+    result = flow({"conftest.py": conftest, "flow_left.py": left, "flow_right.py": right})
+
+    assert result.parseoutcomes() == {"passed": 5}
+
+
 def test_a_fixture_kept_for_a_task_that_is_blocked_goes_when_that_is_known(flow: Flow, log: Log) -> None:
     files = {
         "flow_a.py": """
