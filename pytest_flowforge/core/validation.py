@@ -90,7 +90,10 @@ def _unmet(task: Task, pool: str, units: int, pools: Mapping[str, int]) -> str:
     """Say why *pool* can never give *task* that many units; empty when it can."""
     if pool not in pools:
         known = _did_you_mean(pool, pools)
-        return f"{task.label!r} asks for pool {pool!r}, and there is no such pool{known}; give it a size"
+        return (
+            f"{task.label!r} asks for pool {pool!r}, and there is no such pool{known}; "
+            f"give it a size with --ff-pool {pool}=N or in the ini value flowforge_pools"
+        )
     if units > pools[pool]:
         return (
             f"{task.label!r} asks for {units} units of pool {pool!r}, which has {pools[pool]}, so it could never start;"

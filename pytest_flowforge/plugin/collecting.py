@@ -17,7 +17,7 @@ import pytest
 from pytest_flowforge.errors import Problem
 from pytest_flowforge.plugin.garbage import set_aside
 from pytest_flowforge.plugin.naming import FileNames, FunctionNames
-from pytest_flowforge.plugin.source import bare_function_text, scan
+from pytest_flowforge.plugin.source import bare_function_text, line_of, scan
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,6 +44,8 @@ class Collected:
     problems: list[Problem] = field(default_factory=list)
     #: Files whose tasks could not be collected, and why: the file skips itself, or it is wrong.
     lost: dict[Path, str] = field(default_factory=dict)
+    #: File -> names of tasks that it would have if something were not wrong with them.
+    wrong: dict[Path, set[str]] = field(default_factory=dict)
     #: File -> task functions it has imported from other flow files: name there -> where it was written.
     imported: dict[Path, dict[str, Origin]] = field(default_factory=dict)
 
@@ -116,10 +118,12 @@ class Collecting:
         if any("__init__" in vars(base) or "__new__" in vars(base) for base in obj.__mro__[:-1]):
             self._problem(
                 collector,
-                obj,
+                name,
                 f"class {name} has tasks and a constructor, so it can not be collected: "
                 "pytest makes a new instance for each task; use fixtures or class attributes instead",
             )
+            wrong = self.collected.wrong.setdefault(collector.path, set())
+            wrong.update(self.functions.task_name(task) for task in dir(obj) if self.functions.matches(task))
             return []
         return None
 
@@ -132,14 +136,14 @@ class Collecting:
             return []
         function = inspect.unwrap(getattr(obj, "__func__", obj))  # type: ignore[arg-type]
         if not inspect.isfunction(function):
-            self._problem(collector, obj, self._no_function_text(name, obj))
+            self._problem(collector, name, self._no_function_text(name, obj))
             return []
         if isinstance(collector, pytest.Module) and self._is_imported(collector, name, function):
             return []
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             self._problem(
                 collector,
-                function,
+                name,
                 f"{name} is a generator function (it has a yield): a task returns its "
                 "result; return a list, or make it a fixture if the yield is there for clean-up",
             )
@@ -147,7 +151,7 @@ class Collecting:
         if any(mark.name == "depends_on" and not mark.args and not mark.kwargs for mark in _own_marks(function)):
             self._problem(
                 collector,
-                function,
+                name,
                 f"{name} has a depends_on mark without any task. If it was meant for "
                 f"another function: {bare_function_text(name, self.functions)}",
             )
@@ -182,15 +186,12 @@ class Collecting:
             return False
         return path != collector.path and (self.files.matches(path) or collector.session.isinitpath(path))
 
-    def _problem(self, collector: pytest.Collector, obj: object, text: str) -> None:
-        self.collected.problems.append(Problem(self._where(collector, obj), text))
-
-    def _where(self, collector: pytest.Collector, obj: object) -> str:
-        try:
-            line = inspect.getsourcelines(obj)[1]  # type: ignore[arg-type]
-        except (TypeError, OSError):
-            return self.shown(collector.path)
-        return f"{self.shown(collector.path)}:{line}"
+    def _problem(self, collector: pytest.Collector, name: str, text: str) -> None:
+        line = line_of(collector.path, name)
+        shown = self.shown(collector.path)
+        self.collected.problems.append(Problem(f"{shown}:{line}" if line else shown, text))
+        wrong = self.collected.wrong.setdefault(collector.path, set())
+        wrong.add(self.functions.task_name(name))
 
 
 COLLECTING = pytest.StashKey[Collecting]()

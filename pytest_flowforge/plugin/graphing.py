@@ -15,7 +15,7 @@ from pytest_flowforge.core.model import Task, TaskId, Trigger
 from pytest_flowforge.errors import Problem
 from pytest_flowforge.plugin.marks import BadMark, Marks
 from pytest_flowforge.plugin.pytest_internals import FixtureView, fixture_view
-from pytest_flowforge.plugin.references import BadReference, LostReference
+from pytest_flowforge.plugin.references import Ambiguous, BadReference, LostReference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from pytest_flowforge.plugin.references import Directory
 
 __all__ = ["Blueprint", "Needs", "draw"]
-
-#: What pytest itself answers to and no task can stand for.
-_RESERVED = frozenset({"request"})
 
 
 @dataclass(slots=True)
@@ -90,13 +87,11 @@ def _links(home: TaskFunction, directory: Directory, blueprint: Blueprint) -> _L
     view = fixture_view(first.item)
     links = _Links()
     for name in view.names:
-        if name in _RESERVED:
-            continue
         try:
             task = directory.named(name, home)
-        except BadReference as error:
+        except Ambiguous as error:
             if name in view.parameters or not view.is_fixture(name):
-                _complain(blueprint, home.location, f"parameter {name!r} of {home.function}: {error}")
+                _complain(blueprint, home.location, _no_way_to_choose(name, home, error))
             continue
         if view.is_fixture(name):
             # flow_year(year) with a parametrize mark for `year`: nothing waits for itself, so this one is clear.
@@ -116,6 +111,14 @@ def _links(home: TaskFunction, directory: Directory, blueprint: Blueprint) -> _L
 _SCOPES = ("session", "package", "module", "class", "function")
 
 
+def _no_way_to_choose(name: str, home: TaskFunction, error: Ambiguous) -> str:
+    text = str(error).rpartition(": write")[0]
+    return (
+        f"parameter {name!r} of {home.function}: {text}, and a parameter can not say which: "
+        f"write depends_on({error.first!r}) and take the result from the upstream fixture"
+    )
+
+
 def _two_meanings(name: str, home: TaskFunction, task: TaskFunction, view: FixtureView, entry: Entry) -> str:
     other = f"the parametrize mark sets {name!r}" if name in entry.params else f"the {view.describe(name)}"
     return (
@@ -127,6 +130,8 @@ def _two_meanings(name: str, home: TaskFunction, task: TaskFunction, view: Fixtu
 def _complain_unknown(
     blueprint: Blueprint, directory: Directory, home: TaskFunction, name: str, view: FixtureView
 ) -> None:
+    if directory.is_wrong(name, home):
+        return
     askers = ", ".join(f"fixture {asker!r}" for asker in view.askers(name))
     who = askers if askers and name not in view.parameters else home.function
     text = (

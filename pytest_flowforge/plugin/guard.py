@@ -52,7 +52,8 @@ class Surroundings:
     def _refuse(self, status: int) -> NoReturn:
         # A forked child is free to go.
         if os.getpid() == self._owner:
-            text = f"\nflowforge: the task {self._task} called os._exit({status}): the run is cut off here\n"
+            who = f"{self._task}, or something that watched over it,"
+            text = f"\nflowforge: {who} called os._exit({status}): the run is cut off here\n"
             with suppress(OSError):
                 os.write(self._errors, text.encode("utf-8", "backslashreplace"))
             status = _CUT_OFF

@@ -94,7 +94,11 @@ def add_options(parser: pytest.Parser) -> None:
     add("--flowforge", action="store_true", help="Run flows (flow_* functions in flow files) instead of tests.")
     add("--ff-executor", metavar="NAME", help="Where tasks run: local, one after the other in this process (default).")
     add("--ff-list", action="store_true", help="List the tasks in an order they can run in; run nothing.")
-    add("--ff-validate", action="store_true", help="Check everything, run nothing: exit status 0 or 4.")
+    add(
+        "--ff-validate",
+        action="store_true",
+        help="Check everything, run nothing: exit status 0, or 4 and all problems.",
+    )
     add("--ff-dry-run", action="store_true", help="Show what would run, level by level; run nothing.")
     add(
         "--ff-format",

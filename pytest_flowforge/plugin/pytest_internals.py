@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
 import pytest
@@ -30,7 +30,7 @@ if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from _pytest.fixtures import FixtureDef
     from _pytest.nodes import Node
@@ -207,6 +207,9 @@ class FixtureView:
 
     def describe(self, name: str) -> str:
         """Where the fixture *name* comes from, for people."""
+        if name not in self._found:
+            # `request` has no definition: pytest makes it up for each task.
+            return f"fixture {name!r} (of pytest itself)"
         definition = self._found[name][-1]
         function = definition.func
         module = getattr(function, "__module__", "?")
@@ -240,6 +243,24 @@ class OwnFixtures:
         self._first: dict[int, Node] = {}
         self._copies: dict[tuple[int, Node], FixtureDef[Any]] = {}
 
+    @contextmanager
+    def serve(self, session: pytest.Session) -> Iterator[None]:
+        """Give them to those, too, who ask by ``request.getfixturevalue`` while the session runs."""
+        manager: Any = session._fixturemanager  # noqa: SLF001
+        original = manager.getfixturedefs
+
+        def own(name: str, node: Node) -> Sequence[FixtureDef[Any]] | None:
+            definitions: Sequence[FixtureDef[Any]] | None = original(name, node)
+            if not definitions or not isinstance(node, pytest.Function):
+                return definitions
+            return tuple(self._own(definition, node) for definition in definitions)
+
+        manager.getfixturedefs = own
+        try:
+            yield
+        finally:
+            del manager.getfixturedefs
+
     def give(self, item: pytest.Function) -> None:
         """Replace the fixtures of the function behind *item*; once is enough for all its parameter sets."""
         found: dict[str, Sequence[FixtureDef[Any]]] = item._fixtureinfo.name2fixturedefs  # noqa: SLF001
@@ -249,8 +270,11 @@ class OwnFixtures:
 
     def _own(self, definition: FixtureDef[Any], item: pytest.Function) -> FixtureDef[Any]:
         kind = _SHARED_SCOPES.get(definition.scope)
-        node = None if kind is None else item.getparent(kind)
-        if node is None or self._first.setdefault(id(definition), node) is node:
+        if kind is None:
+            return definition
+        # For a function outside of classes the scope "class" is the function, as pytest has it.
+        node: Node = item.getparent(kind) or item
+        if self._first.setdefault(id(definition), node) is node:
             return definition
         key = (id(definition), node)
         if key not in self._copies:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from pytest_flowforge.plugin.collecting import Collecting
 
-__all__ = ["BadReference", "Directory", "FileNotCollected", "LostReference"]
+__all__ = ["Ambiguous", "BadReference", "Directory", "FileNotCollected", "LostReference"]
 
 
 _NO_PARAMS: Mapping[str, object] = MappingProxyType({})
@@ -28,6 +28,15 @@ _NO_PARAMS: Mapping[str, object] = MappingProxyType({})
 
 class BadReference(Exception):
     """A reference that means nothing, or more than one thing; the text is for people."""
+
+
+class Ambiguous(BadReference):
+    """A name that several tasks have; ``first`` is how one of them is called without doubt."""
+
+    def __init__(self, name: str, candidates: Sequence[TaskFunction]) -> None:
+        self.first = candidates[0].label
+        places = ", ".join(f"{home.label} ({home.location})" for home in candidates)
+        super().__init__(f"{name!r} is ambiguous, it may be any of {places}: write {self.first!r}")
 
 
 class LostReference(Exception):
@@ -97,7 +106,7 @@ class Directory:
         if written is not None:
             return self._by_origin(written)
         if len(candidates) > 1:
-            raise BadReference(_ambiguous(name, candidates))
+            raise Ambiguous(name, candidates)
         return candidates[0] if candidates else None
 
     def lookup(self, text: str) -> list[Entry]:
@@ -116,6 +125,10 @@ class Directory:
         if not found:
             raise BadReference(self._unknown(text, None))
         return found
+
+    def is_wrong(self, name: str, asker: TaskFunction) -> bool:
+        """Whether *name* would be a task of the same file if there were not another problem with it."""
+        return name in self._collecting.collected.wrong.get(asker.path, ())
 
     def suggestion(self, name: str, asker: TaskFunction) -> str:
         """Return the question whether one of the closest names was meant, or nothing."""
@@ -162,6 +175,9 @@ class Directory:
     def _by_text(self, text: str, asker: TaskFunction) -> tuple[TaskFunction, Entry | None]:
         head, name, variant = _split(text)
         home = self._within(head, name, asker) if head else self.named(name, asker)
+        if home is None and not head and self.is_wrong(name, asker):
+            msg = "there is another problem with it"
+            raise LostReference(msg)
         if home is None:
             raise BadReference(self._unknown(text, asker))
         chosen = None if variant is None else home.entry_of(variant)
@@ -187,7 +203,7 @@ class Directory:
         outside = tuple(home for home in candidates if not home.owner)
         candidates = outside or candidates
         if len(candidates) > 1:
-            raise BadReference(_ambiguous(name, candidates))
+            raise Ambiguous(name, candidates)
         return candidates[0] if candidates else None
 
     def _file(self, text: str, asker: TaskFunction) -> Path | None:
@@ -298,8 +314,3 @@ def _split(text: str) -> tuple[str, str, str | None]:
 
 def _fits(name: str, wanted: str) -> bool:
     return name == wanted or (any(char in wanted for char in "*?") and fnmatchcase(name, wanted))
-
-
-def _ambiguous(name: str, candidates: Sequence[TaskFunction]) -> str:
-    places = ", ".join(f"{home.label} ({home.location})" for home in candidates)
-    return f"{name!r} is ambiguous, it may be any of {places}: write {candidates[0].label!r}"

@@ -60,9 +60,9 @@ class Runner:
         self.summary = Summary(task.id for task in graph)
         items = [entries[task.id].item for task in graph]
         self._caught = Caught(items)
-        own_fixtures = OwnFixtures()
+        self._own_fixtures = OwnFixtures()
         for home in dict.fromkeys(entries[task.id].home for task in graph):
-            own_fixtures.give(home.entries[0].item)
+            self._own_fixtures.give(home.entries[0].item)
         self._tree = SetupTree(items, self._fill_in_parameters, self.comes_again)
         self._tree.install(session)
         self._surroundings = Surroundings()
@@ -104,7 +104,8 @@ class Runner:
         )
         config.pluginmanager.register(self, "flowforge-runner")
         try:
-            driver.run()
+            with self._own_fixtures.serve(self._session):
+                driver.run()
         finally:
             config.pluginmanager.unregister(self)
             self._surroundings.close()

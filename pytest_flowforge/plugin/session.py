@@ -140,6 +140,7 @@ class FlowSession:
             graph = TaskGraph.build(blueprint.tasks, self._options.pools)
         except GraphError as error:
             problems += error.problems
+        problems.sort(key=_place)
         collected_badly = session.testsfailed and not self._config.option.continue_on_collection_errors
         if problems and collected_badly:
             self._terminal.problems = tuple(problems)
@@ -228,7 +229,7 @@ def _functions(items: Iterable[pytest.Item]) -> list[pytest.Function]:
 
 def _as_arguments(problems: list[Problem]) -> list[str]:
     title = f"flowforge: {plural(len(problems), 'problem')} in the flows, nothing was run"
-    return [title, *(str(problem) for problem in sorted(problems, key=_place))]
+    return [title, *(str(problem) for problem in problems)]
 
 
 def _place(problem: Problem) -> tuple[str, int]:

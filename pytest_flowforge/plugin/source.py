@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from pytest_flowforge.plugin.naming import FunctionNames
 
-__all__ = ["SourceScan", "bare_function_text", "scan"]
+__all__ = ["SourceScan", "bare_function_text", "line_of", "scan"]
 
 #: Anything that looks like the definition of a function; strings may contain such lines, so it only hints.
 _DEFINITION = re.compile(r"^[ \t]*(?:async[ \t]+)?def[ \t]+(\w+)", re.MULTILINE)
@@ -60,6 +60,27 @@ def scan(path: Path, shown: str, names: FunctionNames) -> SourceScan:
     bare = tuple(_bare_references(tree, shown, names))
     found = frozenset(node.name for body in _bodies(tree) for node in _functions(body) if names.matches(node.name))
     return SourceScan(found, (*_redefinitions(tree, shown, names), *bare), importable=not bare)
+
+
+def line_of(path: Path, name: str) -> int | None:
+    """The line (from 1) where *name* is first bound in the file at *path*, decorators included; None if not found."""
+    try:
+        with tokenize.open(path) as file:
+            tree = ast.parse(file.read(), filename=str(path))
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    lines = (_line_if_bound(node, name) for body in _bodies(tree) for node in body)
+    return next((line for line in lines if line is not None), None)
+
+
+def _line_if_bound(node: ast.stmt, name: str) -> int | None:
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        return min((mark.lineno for mark in node.decorator_list), default=node.lineno) if node.name == name else None
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+        return node.lineno if name in {alias.asname or alias.name for alias in node.names} else None
+    targets = [node.target] if isinstance(node, (ast.AnnAssign, ast.AugAssign)) else getattr(node, "targets", [])
+    bound = {part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)}
+    return node.lineno if name in bound else None
 
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -130,6 +130,6 @@ class Terminal:
         if len(self._notes) > _MOST_NOTES:
             lines.append(f"and {len(self._notes) - _MOST_NOTES:,} more notes")
         if lines:
-            terminalreporter.section("flowforge", sep="=")
+            terminalreporter.write_sep("=", "flowforge")
             for line in lines:
                 terminalreporter.write_line(line)

@@ -406,7 +406,8 @@ def test_two_classes_may_each_have_a_shared_fixture_of_their_own(flow: Flow) -> 
                 assert shared == ["b"]
     """
 
-    assert flow(source).parseoutcomes() == {"passed": 4}
+    # Newer versions of pytest warn of class-scoped fixtures that are methods, which is their business.
+    assert flow(source).parseoutcomes()["passed"] == 4
 
 
 # ---- values ----------------------------------------------------------------------------------------------------------
