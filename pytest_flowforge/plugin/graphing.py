@@ -93,19 +93,25 @@ def _links(home: TaskFunction, directory: Directory, blueprint: Blueprint) -> _L
             if name in view.parameters or not view.is_fixture(name):
                 _complain(blueprint, home.location, _no_way_to_choose(name, home, error))
             continue
+        except LostReference as lost:
+            links.lost = str(lost)
+            continue
         if view.is_fixture(name):
             # flow_year(year) with a parametrize mark for `year`: nothing waits for itself, so this one is clear.
             if task is not None and task is not home and name in view.parameters:
                 _complain(blueprint, home.location, _two_meanings(name, home, task, view, first))
-            continue
-        if task is None:
+        elif task is not None:
+            _link(links, name, task, view)
+        else:
             _complain_unknown(blueprint, directory, home, name, view)
-            continue
-        links.parameters[name] = task
-        askers = view.askers(name)
-        if askers:
-            links.scopes[name] = min(askers.values(), key=_SCOPES.index)
     return links
+
+
+def _link(links: _Links, name: str, task: TaskFunction, view: FixtureView) -> None:
+    links.parameters[name] = task
+    askers = view.askers(name)
+    if askers:
+        links.scopes[name] = min(askers.values(), key=_SCOPES.index)
 
 
 _SCOPES = ("session", "package", "module", "class", "function")

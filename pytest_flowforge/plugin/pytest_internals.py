@@ -203,12 +203,12 @@ class FixtureView:
 
     def is_fixture(self, name: str) -> bool:
         """Whether a fixture, or a parameter set by parametrize, answers to *name*."""
-        return bool(self._found.get(name))
+        # `request` has no definition: pytest makes it up for each task.
+        return name == "request" or bool(self._found.get(name))
 
     def describe(self, name: str) -> str:
         """Where the fixture *name* comes from, for people."""
         if name not in self._found:
-            # `request` has no definition: pytest makes it up for each task.
             return f"fixture {name!r} (of pytest itself)"
         definition = self._found[name][-1]
         function = definition.func

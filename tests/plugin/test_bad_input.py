@@ -70,13 +70,13 @@ def test_all_problems_are_told_at_once_in_the_order_of_files_and_lines(flow: Flo
 
             class FlowTrain:
                 def __init__(self, size): ...
-                def flow_fit(self): ...
+                def flow_learn(self): ...
 
             def flow_twice(): ...
             def flow_twice(): ...
 
             # No problem of its own: what it asks for exists, or will, once the others are solved.
-            def flow_fine(extract, lines, fit, decorated): ...
+            def flow_fine(extract, lines, learn, decorated): ...
         """,
         "flow_c.py": """
             import pytest
@@ -137,7 +137,7 @@ def test_all_problems_are_told_at_once_in_the_order_of_files_and_lines(flow: Flo
             ("flow_b.py:14", "flow_stream is a generator function", "return a list"),
             ("flow_b.py:17", "flow_limit is 3, not a function", "rename it"),
             ("flow_b.py:22", "flow_decorated is None, not a function", "a decorator must return a function"),
-            ("flow_b.py:25", "flow_partial is functools.partial", "not a function"),
+            ("flow_b.py:25", "flow_partial is functools.par", "not a function"),
             ("flow_b.py:27", "class FlowTrain has tasks and a constructor", "use fixtures or class attributes"),
             ("flow_b.py:32", "flow_twice is defined twice", "first at line 31", "rename one of them"),
             ("flow_c.py:5", "a -> b -> c -> a", "a: flow_c.py:5", "b: flow_c.py:6", "c: flow_c.py:7"),

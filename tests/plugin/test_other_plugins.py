@@ -363,7 +363,8 @@ def test_a_rerun_that_is_called_off_at_the_last_moment_leaves_wider_fixtures_alo
 
 def test_randomly_seeds_but_does_not_shuffle(flow: Flow) -> None:
     pytest.importorskip("pytest_randomly")
-    tasks = "".join(f"def flow_{name}({needs}): ...\n" for name, needs in zip("abcdefgh", ["", *"abcdefg"], strict=True))
+    chain = zip("abcdefgh", ["", *"abcdefg"], strict=True)
+    tasks = "".join(f"def flow_{name}({needs}): ...\n" for name, needs in chain)
     files = {"flow_chain.py": tasks, "flow_loose.py": "".join(f"def flow_{name}(): ...\n" for name in "qwertyui")}
 
     runs = [flow(files, "-v", f"--randomly-seed={seed}", plugins=["pytest_randomly"]) for seed in (1, 2)]

@@ -379,35 +379,50 @@ def test_a_fixture_shared_by_tasks_must_mean_one_result(flow: Flow, log: Log) ->
     result.stderr.fnmatch_lines(["ERROR: flow_*.py:*: a fixture of scope session asks for the result of 'load', which *"])
 
 
-def test_two_classes_may_each_have_a_shared_fixture_of_their_own(flow: Flow) -> None:
-    source = """
+def test_fixtures_that_nobody_shares_do_not_get_in_the_way_of_each_other(flow: Flow) -> None:
+    classes = """
         import pytest
+
+        @pytest.fixture(scope="class")
+        def wide(load):
+            return [load]
+
+        @pytest.fixture
+        def narrow(load):
+            return [load]
 
         class FlowA:
             def flow_load(self):
                 return "a"
 
-            @pytest.fixture(scope="class")
-            def shared(self, load):
-                return [load]
-
-            def flow_use(self, shared):
-                assert shared == ["a"]
+            def flow_use(self, wide):
+                assert wide == ["a"]
 
         class FlowB:
             def flow_load(self):
                 return "b"
 
-            @pytest.fixture
-            def shared(self, load):
-                return [load]
+            def flow_use(self, narrow):
+                assert narrow == ["b"]
+    """
+    session = """
+        import pytest
 
-            def flow_use(self, shared):
-                assert shared == ["b"]
+        @pytest.fixture(scope="session")
+        def database(load):
+            return [load]
+
+        def flow_load():
+            return __name__
+
+        def flow_use(database):
+            assert database == [__name__]
     """
 
-    # Newer versions of pytest warn of class-scoped fixtures that are methods, which is their business.
-    assert flow(source).parseoutcomes()["passed"] == 4
+    result = flow({"flow_classes.py": classes, "flow_one.py": session, "flow_two.py": session})
+
+    assert result.ret == pytest.ExitCode.OK
+    assert result.parseoutcomes() == {"passed": 8}
 
 
 # ---- values ----------------------------------------------------------------------------------------------------------
