@@ -172,7 +172,10 @@ class Driver:
     def _end(self, end: Finished, at: float) -> Signal:
         wanted = isinstance(end.outcome, Success) and self.engine.in_flight(end.task, end.attempt)
         if wanted and self._on_value is not None:
-            self._on_value(end.task, end.value)
+            try:
+                self._on_value(end.task, end.value)
+            except Exception as error:  # noqa: BLE001  (a result that nobody can have is this attempt's failure)
+                return AttemptFinished(end.task, end.attempt, _failure(error), at)
         return AttemptFinished(end.task, end.attempt, end.outcome, at)
 
     def _times(self) -> Sequence[Signal]:

@@ -25,23 +25,29 @@ class Accounting:
     """Counts outcomes by node id.
 
     ``excused`` returns the tasks that a stop (-x, an interrupt) has kept from starting: they have no outcome and the
-    run says so elsewhere.
+    run says so elsewhere. With ``setups_only`` (--setup-only, --setup-plan) no task is called.
     """
 
     def __init__(
-        self, selected: Iterable[str], excused: Callable[[], Iterable[str]], tell: Callable[[str], None]
+        self,
+        selected: Iterable[str],
+        excused: Callable[[], Iterable[str]],
+        tell: Callable[[str], None],
+        *,
+        setups_only: bool,
     ) -> None:
         self._missing = dict.fromkeys(selected)
         self._total = len(self._missing)
         self._excused = excused
         self._tell = tell
+        self._setups_only = setups_only
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "teardown" and report.passed:
             return
-        # A set-up that passed says nothing yet, unless set-ups are all there is (--setup-only).
-        if report.when == "setup" and report.passed:
+        # A set-up that passed says nothing yet, unless set-ups are all there is.
+        if report.when == "setup" and report.passed and not self._setups_only:
             return
         if report.outcome != "rerun":  # type: ignore[comparison-overlap]
             self._missing.pop(report.nodeid, None)

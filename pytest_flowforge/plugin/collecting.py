@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_flowforge.errors import Problem
-from pytest_flowforge.plugin.garbage import set_aside
+from pytest_flowforge.plugin.garbage import Garbage
 from pytest_flowforge.plugin.naming import FileNames, FunctionNames
 from pytest_flowforge.plugin.source import bare_function_text, line_of, scan
 
@@ -66,7 +66,7 @@ class FlowModule(pytest.Module):
             skipped = isinstance(error, pytest.skip.Exception)
             collecting.collected.lost[self.path] = f"it was skipped: {error}" if skipped else "it was not imported"
             raise
-        set_aside()
+        collecting.garbage.set_aside()
         return found
 
 
@@ -78,6 +78,8 @@ class Collecting:
         self.files = FileNames(options.files)
         self.functions = FunctionNames(options.functions)
         self.collected = Collected()
+        self.garbage = Garbage()
+        config.add_cleanup(self.garbage.give_back)
         self._shown: dict[Path, str] = {}
         config.stash[COLLECTING] = self
         # The lists are pytest's own and are changed in place: its assertion rewriting holds them too.
@@ -128,7 +130,7 @@ class Collecting:
         return None
 
     def _has_tasks(self, obj: type) -> bool:
-        return any(self.functions.matches(name) for name in dir(obj))
+        return any(self.functions.matches(name) or _is_inner(obj, name) for name in dir(obj))
 
     def _look_at_function(self, collector: pytest.Collector, name: str, obj: object) -> list[pytest.Item] | None:
         # A module (`import flow_etl`) or a fixture may well be called flow_something.
@@ -195,6 +197,10 @@ class Collecting:
 
 
 COLLECTING = pytest.StashKey[Collecting]()
+
+
+def _is_inner(obj: type, name: str) -> bool:
+    return name.startswith("Flow") and isinstance(getattr(obj, name, None), type)
 
 
 def _is_fixture(obj: object) -> bool:

@@ -24,10 +24,20 @@ class Caught:
 
     def __init__(self, items: Iterable[pytest.Function]) -> None:
         self._values: dict[pytest.Item, Any] = {}
+        self._left: set[pytest.Item] = set()
         for item in items:
-            # An item of pytest's own kind is called by us; this question is cheap, and nearly always the last.
-            if type(item) is not pytest.Function and inspect.iscoroutinefunction(item.obj):
-                item.obj = self._catching(item, item.obj)
+            if not inspect.iscoroutinefunction(item.obj):
+                continue
+            if item.get_closest_marker("anyio") is not None and item.config.pluginmanager.has_plugin("anyio"):
+                self._left.add(item)
+            elif type(item) is pytest.Function:
+                # Of pytest's own kind: called by us.
+                continue
+            item.obj = self._catching(item, item.obj)
+
+    def is_run_by_another(self, item: pytest.Item) -> bool:
+        """Whether a plugin that was asked for by a mark is to call *item* (anyio, with the loop of its fixtures)."""
+        return item in self._left
 
     def take(self, item: pytest.Item, returned: Any) -> Any:
         """The result of *item*: what was caught, else what its function *returned*."""

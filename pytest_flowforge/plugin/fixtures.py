@@ -98,7 +98,7 @@ def _for_all(joined: Joined) -> Callable[..., Any]:
 def _ambiguous(uses: list[_Use], name: str, scope: str) -> Problem:
     first, other = uses[0], next(use for use in uses if use.joined != uses[0].joined)
     text = (
-        f"a fixture of scope {scope} asks for the result of {name!r}, which is not the same for {first.entry.name} and "
-        f"{other.entry.name}: give that fixture the scope 'function'"
+        f"a fixture of scope {scope} asks for the result of {name!r}, which is not the same for {first.entry.id} and "
+        f"{other.entry.id}: give that fixture the scope 'function'"
     )
     return Problem(str(other.entry.home.location), text)

@@ -120,8 +120,8 @@ _SCOPES = ("session", "package", "module", "class", "function")
 def _no_way_to_choose(name: str, home: TaskFunction, error: Ambiguous) -> str:
     text = str(error).rpartition(": write")[0]
     return (
-        f"parameter {name!r} of {home.function}: {text}, and a parameter can not say which: "
-        f"write depends_on({error.first!r}) and take the result from the upstream fixture"
+        f"parameter {name!r} of {home.function}: {text}: "
+        f"write {error.first!r} in depends_on and take the result from the upstream fixture"
     )
 
 

@@ -28,7 +28,7 @@ class Surroundings:
         self._task = ""
         #: A descriptor of our own: 2 belongs to pytest's capture while a task runs, and dies with the process.
         self._errors = os.dup(2)
-        self._folder = os.getcwd()  # noqa: PTH109 - asked after every task; a Path costs ten times as much
+        self._home = self._started_in = self._calling_in = _folder()
         self._owner = os.getpid()
         self._exit = os._exit
         #: Streams that can not be closed for now; by id, because a stream may not be hashable.
@@ -37,7 +37,12 @@ class Surroundings:
     def enter(self, task: str) -> None:
         """Stand by while *task* runs."""
         self._task = task
+        self._calling_in = self._started_in = _folder()
         os._exit = self._refuse
+
+    def call(self) -> None:
+        """The task's fixtures are set up and its function is called next."""
+        self._calling_in = _folder()
 
     def keep_streams(self) -> None:
         """Let nobody close the standard streams of this moment: while a task runs these are pytest's capture."""
@@ -52,8 +57,7 @@ class Surroundings:
     def _refuse(self, status: int) -> NoReturn:
         # A forked child is free to go.
         if os.getpid() == self._owner:
-            who = f"{self._task}, or something that watched over it,"
-            text = f"\nflowforge: {who} called os._exit({status}): the run is cut off here\n"
+            text = f"\nflowforge: the task {self._task} called os._exit({status}): the run is cut off here\n"
             with suppress(OSError):
                 os.write(self._errors, text.encode("utf-8", "backslashreplace"))
             status = _CUT_OFF
@@ -68,14 +72,13 @@ class Surroundings:
         self._kept.clear()
 
     def _return_home(self) -> str:
-        try:
-            now = os.getcwd()  # noqa: PTH109 - see above
-        except OSError:
-            now = "a folder that no longer exists"
-        if now == self._folder:
+        now = _folder()
+        # A fixture of a wider scope may have gone elsewhere and stay there; a task may not.
+        if now in (self._started_in, self._calling_in):
             return ""
-        os.chdir(self._folder)
-        return now
+        with suppress(OSError):
+            os.chdir(self._calling_in or self._home)
+        return now or "a folder that no longer exists"
 
     def _keep_open(self, stream: Any) -> None:
         if id(stream) in self._kept:
@@ -88,3 +91,11 @@ class Surroundings:
 
 def _do_nothing() -> None:
     """Stand in for ``close()``."""
+
+
+def _folder() -> str:
+    """The working directory; empty when it no longer exists."""
+    try:
+        return os.getcwd()  # noqa: PTH109 - asked twice for every task; a Path costs ten times as much
+    except OSError:
+        return ""

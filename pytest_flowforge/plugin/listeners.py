@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from pytest_flowforge.core.messages import Event, RunBegan, RunEnded, TaskMoved
 from pytest_flowforge.core.observed import Run, TaskResult
 from pytest_flowforge.core.states import DONE, TaskState
@@ -11,8 +13,6 @@ from pytest_flowforge.plugin.outcomes import safe_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import pytest
 
     from pytest_flowforge.core.graph import TaskGraph
     from pytest_flowforge.core.summary import Summary
@@ -70,7 +70,7 @@ class Listeners:
             function, wanted, owner = impl
             try:
                 function(*(arguments[argument] for argument in wanted))
-            except Exception as error:  # noqa: BLE001 - whatever it is, the run is not to blame
+            except (Exception, pytest.fail.Exception, pytest.skip.Exception) as error:  # noqa: BLE001 - not the run's fault
                 impls.remove(impl)
                 problem = f"{type(error).__name__}: {safe_text(error)}"
                 self._tell(f"pytest_flowforge_{name} of {owner} raised {problem}; it is not called again")
@@ -81,5 +81,7 @@ _Impl = tuple["Callable[..., object]", tuple[str, ...], str]
 
 def _implementations(config: pytest.Config, name: str) -> list[_Impl]:
     caller = getattr(config.hook, f"pytest_flowforge_{name}")
-    # pluggy calls the one registered last first, and lists them the other way round.
-    return [(impl.function, tuple(impl.argnames), impl.plugin_name) for impl in reversed(caller.get_hookimpls())]
+    # There is nothing to wrap around an observer.
+    # pluggy calls the one that was registered last first, and lists them the other way round.
+    impls = [impl for impl in reversed(caller.get_hookimpls()) if not (impl.wrapper or impl.hookwrapper)]
+    return [(impl.function, tuple(impl.argnames), impl.plugin_name) for impl in impls]

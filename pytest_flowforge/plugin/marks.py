@@ -167,11 +167,11 @@ def _whole(mark: str, name: str, value: object, *, least: int = 0) -> int:
 
 
 def _number(mark: str, name: str, value: object, *, most: float = math.inf) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
-        bounds = "0 or more" if most == math.inf else f"0 to {most:g}"
-        msg = f"{mark}({name}={value!r}): give a number, {bounds}"
-        raise BadMark(msg)
-    return float(value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and 0 <= value <= most:
+        return float(value)
+    bounds = "0 or more" if most == math.inf else f"0 to {most:g}"
+    msg = f"{mark}({name}={value!r}): give a number, {bounds}"
+    raise BadMark(msg)
 
 
 def _classes(name: str, value: object) -> tuple[str, ...]:
@@ -184,15 +184,29 @@ def _classes(name: str, value: object) -> tuple[str, ...]:
 
 
 def _strategy(delay: Callable[..., Any]) -> Callable[[int], float]:
-    """A callable as a wait strategy: called with the number of the attempt that failed, or a tenacity wait object."""
-    if type(delay).__module__.partition(".")[0] != "tenacity":
-        return lambda attempt: float(delay(attempt))
+    """A callable as a wait strategy: called with the number of the attempt that failed, or a tenacity wait object.
+
+    One that raises, or returns anything but a finite number of seconds, means no wait: the task's own failure must not
+    turn into one of the run.
+    """
+    ask = _tenacious(delay) if type(delay).__module__.partition(".")[0] == "tenacity" else delay
 
     def wait(attempt: int) -> float:
+        try:
+            seconds = float(ask(attempt))
+        except Exception:  # noqa: BLE001 - it is the user's function, and may raise anything
+            return 0.0
+        return seconds if math.isfinite(seconds) else 0.0
+
+    return wait
+
+
+def _tenacious(delay: Callable[..., Any]) -> Callable[[int], Any]:
+    def wait(attempt: int) -> Any:
         from tenacity import RetryCallState  # noqa: PLC0415 - only who has tenacity comes here
 
         state = RetryCallState(retry_object=None, fn=None, args=(), kwargs={})
         state.attempt_number = attempt
-        return float(delay(state))
+        return delay(state)
 
     return wait

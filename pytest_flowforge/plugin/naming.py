@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["FileNames", "FunctionNames", "plural", "shortened"]
+__all__ = ["FileNames", "FunctionNames", "plural"]
 
 _GLOB = "*?["
 
@@ -52,15 +52,6 @@ class FileNames:
 def plural(count: int, noun: str) -> str:
     """``1 task``, ``2 tasks``."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def shortened(text: str, limit: int = 120) -> str:
-    """*text* on one printable line, cut in the middle where it is longer than *limit*."""
-    line = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text[: limit * 4])
-    if len(text) <= limit * 4 and len(line) <= limit:
-        return line
-    half = (limit - 3) // 2
-    return f"{line[:half]}...{text[-half:] if text[-half:].isprintable() else ''}"
 
 
 def _is_glob(pattern: str) -> bool:

@@ -135,7 +135,8 @@ def is_active(config: pytest.Config) -> bool:
     if config.getoption("flowforge") or config.getini("flowforge"):
         return True
     for name in _ONLY_FOR_FLOWS:
-        if config.getoption(name.replace("-", "_")) not in (None, False):
+        given = config.getoption(name.replace("-", "_"))
+        if given is not None and given is not False:
             msg = f"--{name} is about flows, and this session runs tests: add --flowforge"
             raise pytest.UsageError(msg)
     return False
@@ -157,7 +158,7 @@ def _mode(config: pytest.Config) -> Mode:
 def _retries(config: pytest.Config) -> int:
     given = config.getoption("ff_retries")
     text = str(config.getini("flowforge_retries")) if given is None else str(given)
-    if not text.strip().isdigit():
+    if not text.strip().isdecimal():
         source = "ini flowforge_retries" if given is None else "--ff-retries"
         msg = f"{source}: {text!r} is no number of retries; give 0 or more"
         raise pytest.UsageError(msg)
@@ -168,7 +169,7 @@ def _pools(lines: Iterable[str]) -> dict[str, int]:
     pools = {}
     for line in lines:
         name, _, size = line.partition("=")
-        if not name.strip() or not size.strip().isdigit():
+        if not name.strip() or not size.strip().isdecimal():
             msg = f"pool {line!r}: write NAME=N with a whole number N, as in gpu=2 (ini flowforge_pools, --ff-pool)"
             raise pytest.UsageError(msg)
         pools[name.strip()] = int(size)

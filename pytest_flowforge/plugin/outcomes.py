@@ -37,6 +37,9 @@ class Attempt:
 
     def note(self, report: pytest.TestReport, error: BaseException | None) -> None:
         """Take in the report of one phase."""
+        if type(report) is not pytest.TestReport and not report.failed:
+            # Of a part (a subtest), which says nothing about the whole unless it failed.
+            return
         if report.when == "setup":
             # Another plugin may run several rounds (pytest-rerunfailures does): the last one counts.
             self._phases = 0

@@ -12,6 +12,7 @@ names it, instead of with a strange failure in the middle of a run. What each is
 * ``_pytest.runner.collect_one_node``: a flow file that another one refers to may lie in a folder that this session does
   not collect, and whose conftest.py counts.
 * ``FixtureDef._finalizers``, ``.cached_result``: one fixture of scope "module" may live for several modules at a time.
+* ``_pytest.debugging.pytestPDB._init_pdb``: ``--trace`` without losing the result.
 * ``TerminalWriter._file``: an answer for machines needs standard output for itself.
 """
 
@@ -20,9 +21,11 @@ from __future__ import annotations
 import copy
 import sys
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, TextIO
+from functools import partial
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import pytest
+from _pytest.debugging import pytestPDB
 from _pytest.runner import SetupState, collect_one_node, runtestprotocol
 
 if sys.version_info < (3, 11):
@@ -39,7 +42,7 @@ __all__ = [
     "FixtureView",
     "OwnFixtures",
     "SetupTree",
-    "arguments",
+    "call",
     "collect_children",
     "fixture_view",
     "probe",
@@ -130,6 +133,11 @@ class SetupTree(SetupState):
                 node.setup()
             except _TEST_OUTCOME as error:
                 stack[node] = (stack[node][0], (error, error.__traceback__))
+                raise
+            except BaseException:
+                # An interrupt: what is half set up must not be taken for set up by the clean-up tasks to come.
+                if node is not item:
+                    self._finalize(node)
                 raise
 
     def teardown_exact(self, nextitem: pytest.Item | None) -> None:
@@ -293,9 +301,14 @@ def _unused(definition: FixtureDef[Any]) -> FixtureDef[Any]:
     return other  # type: ignore[no-any-return]
 
 
-def arguments(item: pytest.Function) -> dict[str, Any]:
-    """What the function of *item* is to be called with, once it is set up."""
-    return {name: item.funcargs[name] for name in item._fixtureinfo.argnames}  # noqa: SLF001
+def call(item: pytest.Function) -> Any:
+    """Call the function of *item* with its arguments, once it is set up; return what it returns."""
+    arguments = {name: item.funcargs[name] for name in item._fixtureinfo.argnames}  # noqa: SLF001
+    if item.config.option.trace:
+        # pytest has put a function around it that starts the debugger and drops the result.
+        debugger: Any = cast("Any", pytestPDB)._init_pdb("runcall")  # noqa: SLF001
+        return debugger.runcall(partial(getattr(item.obj, "__wrapped__", item.obj), **arguments))
+    return item.obj(**arguments)
 
 
 def register_fixture(node: Node, name: str, function: Callable[..., Any], scope: Any) -> None:

@@ -147,7 +147,7 @@ class Directory:
         )
 
     def _home(self, item: pytest.Function) -> TaskFunction:
-        owner = item.cls.__name__ if item.cls is not None else ""
+        owner = _nested(item.cls.__qualname__) if item.cls is not None else ""
         key = (item.path, owner, item.originalname)
         home = self._functions.get(key)
         if home is None:
@@ -265,7 +265,7 @@ class Directory:
 
     def _by_origin(self, written: Origin) -> TaskFunction | None:
         path, qualified = written
-        owner, _, function = qualified.rpartition(".")
+        owner, _, function = _nested(qualified).rpartition("::")
         home = self._functions.get((path, owner, function))
         if home is None:
             self._refuse_lost(path)
@@ -310,6 +310,11 @@ def _split(text: str) -> tuple[str, str, str | None]:
     plain, bracket, variant = text.partition("[")
     head, _, name = plain.rpartition("::")
     return head, name, variant.removesuffix("]") if bracket else None
+
+
+def _nested(qualified: str) -> str:
+    """``FlowA.FlowInner`` as a node id has it; a class made inside a function is known by its own name."""
+    return qualified.rpartition("<locals>.")[2].replace(".", "::")
 
 
 def _fits(name: str, wanted: str) -> bool:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pytest_flowforge.plugin.entries import Entry
     from pytest_flowforge.plugin.pytest_internals import SetupTree
 
-__all__ = ["BLOCKED", "RETRIED", "Reporter", "Statuses"]
+__all__ = ["BLOCKED", "RETRIED", "Reporter", "Statuses", "report_release"]
 
 #: Values of ``report.flowforge_state``, an attribute of our own on reports: plain text, so that it travels.
 BLOCKED = "blocked"
@@ -68,10 +68,15 @@ class Reporter:
         hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         with _Uncounted(item.session):
             hook.pytest_runtest_logreport(report=report)
-        # Fixtures that were kept for this task alone can go now; if that fails it is an error like any other.
-        call = pytest.CallInfo.from_call(lambda: self._tree.release(item), "teardown")
-        hook.pytest_runtest_logreport(report=pytest.TestReport.from_item_and_call(item, call))
+        report_release(item, self._tree)
         hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+
+
+def report_release(item: pytest.Item, tree: SetupTree) -> None:
+    """Give up the fixtures that were kept for *item* alone, as its teardown: an error there is one like any other."""
+    leave = (pytest.exit.Exception, KeyboardInterrupt)
+    call = pytest.CallInfo.from_call(lambda: tree.release(item), "teardown", reraise=leave)
+    item.ihook.pytest_runtest_logreport(report=pytest.TestReport.from_item_and_call(item, call))
 
 
 class _Uncounted:

@@ -14,7 +14,7 @@ import pytest
 from pytest_flowforge.core.messages import TaskMoved
 from pytest_flowforge.core.states import TaskState
 from pytest_flowforge.plugin.pytest_internals import run_attempt
-from pytest_flowforge.plugin.reporting import RETRIED
+from pytest_flowforge.plugin.reporting import RETRIED, report_release
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pytest_flowforge.core.graph import TaskGraph
     from pytest_flowforge.core.messages import Event
     from pytest_flowforge.core.model import TaskId
+    from pytest_flowforge.plugin.pytest_internals import SetupTree
 
 __all__ = ["Retrying"]
 
@@ -29,30 +30,30 @@ __all__ = ["Retrying"]
 class Retrying:
     """The protocol of tasks with retries, and a sink for the events of the run.
 
-    ``comes_again`` tells whether the attempt just made will be followed; ``release`` is called with a task that was to
-    be tried again and will not.
+    ``comes_again`` tells whether the attempt just made will be followed by another.
     """
 
     def __init__(
         self,
         graph: TaskGraph,
         comes_again: Callable[[pytest.Item], bool],
-        release: Callable[[pytest.Item], None],
+        tree: SetupTree,
     ) -> None:
         self._graph = graph
         self._comes_again = comes_again
-        self._release = release
+        self._tree = tree
         #: The failures of tasks that wait for their next attempt: should it be called off, these are what counts.
         self._waiting: dict[str, tuple[pytest.Item, list[pytest.TestReport]]] = {}
 
     def __call__(self, event: Event) -> None:
         if not isinstance(event, TaskMoved) or event.before is not TaskState.RETRYING:
             return
-        item, reports = self._waiting.pop(event.task)
-        if event.after is not TaskState.RUNNING:
+        waiting = self._waiting.pop(event.task, None)
+        if waiting is not None and event.after is not TaskState.RUNNING:
+            item, reports = waiting
             for report in reports:
                 item.ihook.pytest_runtest_logreport(report=report)
-            self._release(item)
+            report_release(item, self._tree)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:

@@ -6,6 +6,7 @@ results of upstreams, takes the returned value, and tells the outcome.
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from pytest_flowforge.plugin.coroutines import Caught, run_to_its_end
 from pytest_flowforge.plugin.guard import Surroundings
 from pytest_flowforge.plugin.listeners import Listeners
 from pytest_flowforge.plugin.outcomes import Attempt
-from pytest_flowforge.plugin.pytest_internals import OwnFixtures, SetupTree, arguments
+from pytest_flowforge.plugin.pytest_internals import OwnFixtures, SetupTree, call
 from pytest_flowforge.plugin.reporting import Reporter
 from pytest_flowforge.plugin.retrying import Retrying
 from pytest_flowforge.ports import Job
@@ -90,7 +91,7 @@ class Runner:
         if not listeners.idle:
             sinks.append(listeners)
         if any(task.retry.max_retries for task in self._graph):
-            retrying = Retrying(self._graph, self.comes_again, self._tree.release)
+            retrying = Retrying(self._graph, self.comes_again, self._tree)
             config.pluginmanager.register(retrying, "flowforge-retrying")
             sinks.append(retrying)
         driver = Driver(
@@ -147,7 +148,7 @@ class Runner:
             moved_to = self._surroundings.leave()
         if moved_to:
             self._tell(f"{entry.name} left the working directory at {moved_to}; it has been set back")
-        return attempt.outcome(), attempt.value
+        return attempt.outcome(), self._caught.take(item, attempt.value)
 
     # ------------------------------------------------------------------ values
 
@@ -181,7 +182,8 @@ class Runner:
         needs = self._needs[task]
         if not needs.by_key:
             return frozenset()
-        if "upstream" in self._entries[task].item.fixturenames:
+        # With `request` at hand a task may ask for the fixture `upstream` as it runs.
+        if not _ASKING.isdisjoint(self._entries[task].item.fixturenames):
             wanted = set(needs.by_key.values())
         else:
             wanted = {member for joined in needs.parameters.values() for _, member in joined.members}
@@ -204,9 +206,11 @@ class Runner:
         """Call the task and keep what it returns, which pytest would warn about."""
         if pyfuncitem is not self._item:
             return None
-        value = pyfuncitem.obj(**arguments(pyfuncitem))
-        value = run_to_its_end(value) if hasattr(type(value), "__await__") else value
-        self._attempt.value = self._caught.take(pyfuncitem, value)
+        self._surroundings.call()
+        if self._caught.is_run_by_another(pyfuncitem):
+            return None
+        value = call(pyfuncitem)
+        self._attempt.value = run_to_its_end(value) if inspect.iscoroutine(value) else value
         return True
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -231,6 +235,9 @@ class Runner:
         self._surroundings.keep_streams()
         if item is self._item and self._attempt.inputs:
             item.funcargs.update(self._attempt.inputs)  # type: ignore[attr-defined]
+
+
+_ASKING = frozenset({"request", "upstream"})
 
 
 def _id(item: pytest.Item) -> TaskId:

@@ -8,6 +8,7 @@ and ``--lf`` choose by the hooks of pytest. What is left is what was asked for; 
 from __future__ import annotations
 
 import difflib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,9 +49,10 @@ class NodeIds:
 
     def choose(self, items: Sequence[pytest.Item]) -> list[pytest.Item]:
         """Those of *items* that the arguments name; raises UsageError for an argument that names none."""
+        by_name = _index(items)
         chosen: dict[pytest.Item, None] = {}
         for wanted in self._wanted:
-            found = [item for item in items if _matches(item, wanted)]
+            found = by_name.get((wanted.path, wanted.inside), []) if wanted.inside else _below(items, wanted.path)
             if not found and wanted.inside:
                 raise pytest.UsageError(_not_found(wanted, items))
             chosen.update(dict.fromkeys(found))
@@ -68,7 +70,8 @@ def take_node_ids(config: pytest.Config) -> NodeIds:
         if inside and config.getoption("pyargs") and not Path(file).exists():
             arguments[text] = None
             continue
-        path = (config.invocation_params.dir / file).resolve() if inside else config.invocation_params.dir / text
+        # As pytest does it: absolute, symbolic links left alone.
+        path = Path(os.path.abspath(config.invocation_params.dir / (file if inside else text)))  # noqa: PTH100
         wanted.append(_Wanted(text, path, f"{inside}{bracket}{variant}" if inside else ""))
         arguments[file if inside else text] = None
     config.args[:] = arguments
@@ -94,13 +97,21 @@ def by_expressions(expressions: Iterable[str], graph: TaskGraph, directory: Dire
     return frozenset(chosen)
 
 
-def _matches(item: pytest.Item, wanted: _Wanted) -> bool:
-    if item.path != wanted.path and wanted.path not in item.path.parents:
-        return False
-    if not wanted.inside:
-        return True
-    inside = _inside(item)
-    return inside == wanted.inside or inside.startswith((f"{wanted.inside}::", f"{wanted.inside}["))
+def _index(items: Iterable[pytest.Item]) -> dict[tuple[Path, str], list[pytest.Item]]:
+    """Items by file and everything they can be asked for by: class, function, function with parameters."""
+    index: dict[tuple[Path, str], list[pytest.Item]] = {}
+    for item in items:
+        inside = _inside(item)
+        plain = inside.partition("[")[0]
+        parts = plain.split("::")
+        names = {inside, *("::".join(parts[: count + 1]) for count in range(len(parts)))}
+        for name in names:
+            index.setdefault((item.path, name), []).append(item)
+    return index
+
+
+def _below(items: Iterable[pytest.Item], path: Path) -> list[pytest.Item]:
+    return [item for item in items if item.path == path or path in item.path.parents]
 
 
 def _inside(item: pytest.Item) -> str:

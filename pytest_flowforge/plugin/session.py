@@ -13,7 +13,6 @@ from pytest_flowforge.errors import GraphError, Problem
 from pytest_flowforge.plugin import fixtures
 from pytest_flowforge.plugin.accounting import Accounting
 from pytest_flowforge.plugin.collecting import Collecting, FlowModule
-from pytest_flowforge.plugin.garbage import give_back, set_aside
 from pytest_flowforge.plugin.graphing import Blueprint, draw
 from pytest_flowforge.plugin.joining_files import collect_file
 from pytest_flowforge.plugin.naming import plural
@@ -127,7 +126,7 @@ class FlowSession:
                 found = collect_file(session, missing.path, (entry.item for entry in directory.entries.values()))
                 directory.add(_functions(item for item in found if _is_task(item)))
                 directory.tried(missing.path)
-        set_aside()
+        self._collecting.garbage.set_aside()
         self._keep(items, requested)
         return directory, blueprint
 
@@ -180,10 +179,17 @@ class FlowSession:
         if items:
             self._config.hook.pytest_deselected(items=items)
 
+    def pytest_collection_finish(self) -> None:
+        """Called however collection ends; what only asks is not to leave anything behind."""
+        if self._options.mode is not Mode.RUN:
+            self._silence_writers()
+
     # ------------------------------------------------------------------ doing it
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
+        if self._flows is None and session.testsfailed:
+            self._terminal.show_problems(self._terminal.problems)
         if self._flows is None or self._config.option.collectonly:
             # pytest's own loop says what is wrong, or does nothing.
             return None
@@ -191,7 +197,6 @@ class FlowSession:
             self._run(session, self._flows)
         else:
             self._terminal.answer(self._flows.graph, self._flows.selection)
-            self._silence_writers()
         return True
 
     def _silence_writers(self) -> None:
@@ -203,13 +208,15 @@ class FlowSession:
         runner = Runner(session, flows.graph, flows.directory.entries, flows.blueprint.needs, self._terminal.tell)
         self._config.stash[fixtures.RUNNER] = runner
         self._terminal.watch(runner.summary)
-        accounting = Accounting((task.id for task in flows.graph), lambda: runner.excused, self._terminal.tell)
+        accounting = Accounting(
+            (task.id for task in flows.graph),
+            lambda: runner.excused,
+            self._terminal.tell,
+            setups_only=bool(self._config.option.setuponly),
+        )
         self._config.pluginmanager.register(accounting, "flowforge-accounting")
-        set_aside()
-        try:
-            runner.run()
-        finally:
-            give_back()
+        self._collecting.garbage.set_aside()
+        runner.run()
         if session.shouldfail:
             raise session.Failed(session.shouldfail)
         if session.shouldstop:

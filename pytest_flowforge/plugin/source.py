@@ -106,6 +106,8 @@ def _redefinitions(tree: ast.Module, shown: str, names: FunctionNames) -> Iterat
         for node in _functions(body):
             if not names.matches(node.name):
                 continue
+            if _is_meant_to_repeat(node):
+                continue
             if node.name in first:
                 text = (
                     f"{node.name} is defined twice in the same place (first at line {first[node.name]}): "
@@ -113,6 +115,15 @@ def _redefinitions(tree: ast.Module, shown: str, names: FunctionNames) -> Iterat
                 )
                 yield Problem(f"{shown}:{node.lineno}", text)
             first.setdefault(node.name, node.lineno)
+
+
+def _is_meant_to_repeat(node: _Function) -> bool:
+    """Whether a decorator (overload, a property's setter, a dispatch) makes several definitions of one name."""
+    return any(
+        name in {"overload", "setter", "getter", "deleter", "register"}
+        for mark in node.decorator_list
+        for name in (_last_name(mark.func if isinstance(mark, ast.Call) else mark),)
+    )
 
 
 def _bare_references(tree: ast.Module, shown: str, names: FunctionNames) -> Iterator[Problem]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TextIO
 import pytest
 
 from pytest_flowforge.core.plan import plan
+from pytest_flowforge.errors import Problem
 from pytest_flowforge.plugin.naming import plural
 from pytest_flowforge.plugin.options import Format, Mode
 from pytest_flowforge.plugin.pytest_internals import redirect_terminal
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from pytest_flowforge.core.graph import TaskGraph
     from pytest_flowforge.core.selection import Selection
     from pytest_flowforge.core.summary import Summary
-    from pytest_flowforge.errors import Problem
     from pytest_flowforge.plugin.options import Options
 
 __all__ = ["Terminal"]
@@ -42,6 +42,8 @@ class Terminal:
         self._summary: Summary | None = None
         #: Sentences for the end of the session.
         self._notes: list[str] = []
+        #: Files that could not be collected; pytest shows them to people.
+        self._uncollected: list[Problem] = []
         #: Where an answer in JSON goes, when all else that pytest prints is kept from there.
         self._answers: TextIO = sys.stdout
 
@@ -83,7 +85,11 @@ class Terminal:
     def show_problems(self, problems: Sequence[Problem]) -> None:
         """Answer --ff-validate for machines when there are problems; people get them as pytest's usage errors."""
         if self._options.mode is Mode.VALIDATE and self._options.format is Format.JSON:
-            print(text.validation_as_json(0, problems), file=self._answers)
+            print(text.validation_as_json(0, [*self._uncollected, *problems]), file=self._answers)
+
+    @property
+    def _answers_machines(self) -> bool:
+        return self._options.mode is not Mode.RUN and self._options.format is Format.JSON
 
     def _answer_validate(self, graph: TaskGraph) -> None:
         if self._options.format is Format.JSON:
@@ -108,10 +114,16 @@ class Terminal:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_sessionstart(self) -> Generator[None, object, object]:
-        if self._options.mode is not Mode.RUN and self._options.format is Format.JSON:
+        if self._answers_machines and self._config.pluginmanager.has_plugin("terminalreporter"):
             # Before anything is printed: standard output is for the answer alone.
             self._answers = redirect_terminal(self._config, sys.stderr)
         return (yield)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            crash = getattr(report.longrepr, "reprcrash", None)
+            text = crash.message if crash is not None else report.longreprtext
+            self._uncollected.append(Problem(report.nodeid, text.strip().splitlines()[0] if text.strip() else "failed"))
 
     def pytest_report_collectionfinish(self) -> list[str]:
         if self._selection is None or self._graph is None or not self._selection.along:

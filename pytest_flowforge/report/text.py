@@ -82,7 +82,7 @@ def plan_lines(plan: Sequence[PlannedTask], graph: TaskGraph, verbosity: int) ->
     lines = []
     for level in sorted(by_level):
         lines.append(f"level {level}")
-        rows = [[f"  {planned.verdict}", name(planned.task), planned.reason] for planned in by_level[level]]
+        rows = [[f"  {planned.verdict}", name(planned.task), printable(planned.reason)] for planned in by_level[level]]
         lines += _columns(rows)
     return lines
 
@@ -159,7 +159,7 @@ def _details(task: Task) -> list[str]:
     details += [f"{pool}={units}" for pool, units in task.pools]
     if task.exclusive:
         details.append("exclusive")
-    return [" ".join(details)]
+    return [printable(" ".join(details))]
 
 
 def _place(task: Task) -> str:

@@ -152,7 +152,7 @@ def test_all_problems_are_told_at_once_in_the_order_of_files_and_lines(flow: Flo
             ("flow_c.py:18", "'fit['"),
             ("flow_c.py:21", "score[three] depends on fit", "no variant has fold='three'"),
             ("flow_c.py:29", "'step' is ambiguous", "FlowOne::step (flow_c.py:25)", "FlowTwo::step (flow_c.py:27)"),
-            ("flow_c.py:31", "'step' is ambiguous", "write 'FlowOne::step'"),
+            ("flow_c.py:31", "'step' is ambiguous", "'FlowOne::step'"),
             ("flow_c.py:36", "'raw' of flow_both names the task raw (flow_c.py:35) and the fixture 'raw'", "rename"),
             ("flow_c.py:36", "parameter 'missing' of fixture 'raw' is neither a task nor a fixture"),
             ("flow_c.py:38", "'year' of flow_three names the task year (flow_c.py:37) and the parametrize mark sets"),
@@ -263,9 +263,7 @@ def test_each_circle_is_told_once_and_wherever_it_leads(flow: Flow) -> None:
 
             def flow_free(): ...
         """,
-        "flow_long.py": "\n".join(
-            f"def flow_t{number}(t{(number + 1) % 3000}): ..." for number in range(3000)
-        ),
+        "flow_long.py": "\n".join(f"def flow_t{number}(t{(number + 1) % 3000}): ..." for number in range(3000)),
     }
 
     found = problems(flow(files))
@@ -593,7 +591,7 @@ def test_references_to_several_files_of_one_name_ask_for_the_path(flow: Flow) ->
     assert "'etl' may be any of a/flow_etl.py, b/etl_flow.py: write the path" in problem
 
 
-STRANGE = r'''
+STRANGE = r"""
     import pytest
 
     IDS = [
@@ -622,7 +620,7 @@ STRANGE = r'''
 
     def flow_naïve(): ...
     def flow_use(naïve): ...
-'''
+"""
 
 
 @pytest.mark.parametrize("escaping", ["escaped", "as they are"])
@@ -649,7 +647,7 @@ def test_names_may_hold_anything(escaping: str, flow: Flow) -> None:
 
 
 def test_what_is_quoted_in_a_problem_can_do_no_harm(flow: Flow, log: Log) -> None:
-    source = r'''
+    source = r"""
         import pytest
         from log import log
 
@@ -694,7 +692,7 @@ def test_what_is_quoted_in_a_problem_can_do_no_harm(flow: Flow, log: Log) -> Non
         def flow_values(value): ...
         @pytest.mark.parametrize("value", [NoRepr(), 2, Huge()], ids=["a", "b", "c"])
         def flow_downstream(value, values): ...
-    '''
+    """
 
     result = flow(source)
 

@@ -267,7 +267,11 @@ def test_methods_of_flow_classes_are_tasks(flow: Flow) -> None:
     assert sorted(passed(flow(source, "-v"))) == sorted(
         [
             "flow_it.py::flow_load",
-            *(f"flow_it.py::Flow{kind}::flow_{task}" for kind in ("Base", "Double", "Triple") for task in ("fit", "score")),
+            *(
+                f"flow_it.py::Flow{kind}::flow_{task}"
+                for kind in ("Base", "Double", "Triple")
+                for task in ("fit", "score")
+            ),
             "flow_it.py::FlowTriple::flow_static",
             "flow_it.py::FlowTriple::flow_class",
             "flow_it.py::flow_compare",

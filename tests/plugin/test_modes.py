@@ -137,7 +137,9 @@ def test_a_validation_says_that_all_is_well_or_what_is_not(ask: Ask) -> None:
 
     bad = ask({**FLOW, **PROBLEM}, "--ff-validate")
     assert bad.ret == pytest.ExitCode.USAGE_ERROR
-    bad.stderr.fnmatch_lines(["ERROR: flowforge: 1 problem in the flows*", "ERROR: flow_bad.py:1: parameter 'nothing' *"])
+    bad.stderr.fnmatch_lines(
+        ["ERROR: flowforge: 1 problem in the flows*", "ERROR: flow_bad.py:1: parameter 'nothing' *"]
+    )
 
 
 def test_the_names_of_a_quiet_list_can_be_given_to_select(flow: Flow, ask: Ask) -> None:

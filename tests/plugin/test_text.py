@@ -162,9 +162,7 @@ def test_a_list_of_nothing_is_empty() -> None:
 
 
 def test_upstreams_in_the_same_file_go_by_name() -> None:
-    graph = TaskGraph.build(
-        [in_file("a", "flow_a.py"), in_file("b", "flow_a.py", "a"), in_file("c", "flow_c.py", "b")]
-    )
+    graph = TaskGraph.build([in_file("a", "flow_a.py"), in_file("b", "flow_a.py", "a"), in_file("c", "flow_c.py", "b")])
 
     lines = text.task_lines(planned(graph), graph, 0)
 
