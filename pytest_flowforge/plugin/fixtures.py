@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_flowforge.errors import Problem
+from pytest_flowforge.plugin.graphing import SCOPES
 from pytest_flowforge.plugin.pytest_internals import register_fixture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from pytest_flowforge.core.joining import Joined
-    from pytest_flowforge.plugin.entries import Entry
+    from pytest_flowforge.plugin.graphing import Shared
     from pytest_flowforge.plugin.running import Runner
 
 __all__ = ["RUNNER", "register_results", "upstream"]
 
 #: Where the run of this session is found while it lasts.
 RUNNER: pytest.StashKey[Runner] = pytest.StashKey()
-
-_SCOPES = ("session", "package", "module", "class", "function")
 
 
 @pytest.fixture
@@ -34,33 +32,41 @@ def upstream(request: pytest.FixtureRequest) -> dict[str, Any]:
     return request.config.stash[RUNNER].upstream_of(request.node)
 
 
-def register_results(shared: Iterable[tuple[Entry, str, Joined, str]]) -> list[Problem]:
+def register_results(shared: Iterable[Shared]) -> list[Problem]:
     """Make fixtures of the results that fixtures ask for; return what can not be done.
 
-    The scope of such a fixture is the widest among those who ask. Wider than one task, it must mean the same for all
-    tasks that share it.
+    The scope of such a fixture is the widest among those who ask for it together. Wider than one task, it must mean the
+    same for all tasks that share it.
     """
-    uses: dict[str, list[_Use]] = {}
-    for entry, name, joined, scope in shared:
-        uses.setdefault(name, []).append(_Use(entry, joined, scope))
     problems: list[Problem] = []
-    for name, all_uses in uses.items():
-        widest = min((use.scope for use in all_uses), key=_SCOPES.index)
-        groups: dict[Any, list[_Use]] = {}
-        for use in all_uses:
+    for uses in _together(shared):
+        widest = min((use.scope for use in uses), key=SCOPES.index)
+        groups: dict[Any, list[Shared]] = {}
+        for use in uses:
             groups.setdefault(_node(use.entry.item, widest), []).append(use)
         for node, group in groups.items():
-            problems += _register(node, name, group)
+            problems += _register(node, group)
     return problems
 
 
-@dataclass(frozen=True, slots=True)
-class _Use:
-    """A task that uses a fixture that asks for a result; ``scope`` is the widest of such fixtures."""
-
-    entry: Entry
-    joined: Joined
-    scope: str
+def _together(shared: Iterable[Shared]) -> Iterable[list[Shared]]:
+    """Uses of one name, grouped so that those with a fixture in common are in one group."""
+    groups: list[tuple[str, set[int], list[Shared]]] = []
+    by_asker: dict[tuple[str, int], int] = {}
+    for use in shared:
+        met = sorted({by_asker[use.name, asker] for asker in use.askers if (use.name, asker) in by_asker})
+        if not met:
+            groups.append((use.name, set(), []))
+            met = [len(groups) - 1]
+        _, askers, uses = groups[met[0]]
+        for other in met[1:]:
+            askers |= groups[other][1]
+            uses += groups[other][2]
+            groups[other] = (use.name, set(), [])
+        uses.append(use)
+        askers |= use.askers
+        by_asker.update({(use.name, asker): met[0] for asker in askers})
+    return [uses for _, _, uses in groups if uses]
 
 
 def _node(item: pytest.Function, scope: str) -> Any:
@@ -70,8 +76,9 @@ def _node(item: pytest.Function, scope: str) -> Any:
     return item.getparent(pytest.Module) if scope == "module" else item.parent
 
 
-def _register(node: Any, name: str, uses: list[_Use]) -> list[Problem]:
-    scope = min((use.scope for use in uses), key=_SCOPES.index)
+def _register(node: Any, uses: list[Shared]) -> list[Problem]:
+    name = uses[0].name
+    scope = min((use.scope for use in uses), key=SCOPES.index)
     if scope == "function":
         register_fixture(node, name, _per_task(name), scope)
     elif len({use.joined for use in uses}) == 1:
@@ -95,7 +102,7 @@ def _for_all(joined: Joined) -> Callable[..., Any]:
     return result
 
 
-def _ambiguous(uses: list[_Use], name: str, scope: str) -> Problem:
+def _ambiguous(uses: list[Shared], name: str, scope: str) -> Problem:
     first, other = uses[0], next(use for use in uses if use.joined != uses[0].joined)
     text = (
         f"a fixture of scope {scope} asks for the result of {name!r}, which is not the same for {first.entry.id} and "

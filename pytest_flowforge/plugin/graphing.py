@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pytest_flowforge.plugin.options import Options
     from pytest_flowforge.plugin.references import Directory
 
-__all__ = ["Blueprint", "Needs", "draw"]
+__all__ = ["SCOPES", "Blueprint", "Needs", "Shared", "draw"]
 
 
 @dataclass(slots=True)
@@ -44,6 +44,21 @@ class Needs:
 _NO_NEEDS = Needs()
 
 
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """A result that fixtures ask for on behalf of a task.
+
+    ``name`` is what they call it and ``joined`` what that means for the task; ``scope`` is the widest of their scopes;
+    ``askers`` tells the fixtures apart.
+    """
+
+    entry: Entry
+    name: str
+    joined: Joined
+    scope: str
+    askers: frozenset[int]
+
+
 @dataclass(slots=True)
 class Blueprint:
     """The tasks of a session, what each needs, and what is wrong."""
@@ -52,8 +67,8 @@ class Blueprint:
     needs: dict[TaskId, Needs] = field(default_factory=dict)
     #: A dict for its keys: variants of one function share its mistakes, and each is told once.
     problems: dict[Problem, None] = field(default_factory=dict)
-    #: Results that fixtures ask for: (the function whose tasks use them, name, what it means there, widest scope).
-    shared: list[tuple[Entry, str, Joined, str]] = field(default_factory=list)
+    #: Results that fixtures ask for.
+    shared: list[Shared] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -61,8 +76,8 @@ class _Links:
     """What a task function asks for by name, resolved once for all its variants."""
 
     parameters: dict[str, TaskFunction] = field(default_factory=dict)
-    #: Names that fixtures ask for -> the widest scope of those fixtures.
-    scopes: dict[str, str] = field(default_factory=dict)
+    #: Names that fixtures ask for -> the widest scope of those fixtures, and the fixtures.
+    scopes: dict[str, tuple[str, frozenset[int]]] = field(default_factory=dict)
     #: Why a task that a parameter names does not exist in this session; empty when all do.
     lost: str = ""
 
@@ -74,6 +89,10 @@ def draw(directory: Directory, options: Options) -> Blueprint:
     draw again.
     """
     blueprint = Blueprint()
+    for first, second in directory.clashes:
+        both = f"{second.function} and {first.function} ({first.location})"
+        text = f"{both} are both called {first.name!r}: rename one of them"
+        _complain(blueprint, second.location, text)
     for home in directory.functions:
         links = _links(home, directory, blueprint)
         for entry in home.entries:
@@ -111,10 +130,15 @@ def _link(links: _Links, name: str, task: TaskFunction, view: FixtureView) -> No
     links.parameters[name] = task
     askers = view.askers(name)
     if askers:
-        links.scopes[name] = min(askers.values(), key=_SCOPES.index)
+        widest = min((scope for _, scope, _ in askers), key=SCOPES.index)
+        links.scopes[name] = (widest, frozenset(identity for _, _, identity in askers))
 
 
-_SCOPES = ("session", "package", "module", "class", "function")
+#: Beyond so many problems each is told without a search for the way out: the pattern is clear by then.
+_MANY = 50
+
+#: The scopes of fixtures, the widest first.
+SCOPES = ("session", "package", "module", "class", "function")
 
 
 def _no_way_to_choose(name: str, home: TaskFunction, error: Ambiguous) -> str:
@@ -138,17 +162,19 @@ def _complain_unknown(
 ) -> None:
     if directory.is_wrong(name, home):
         return
-    askers = ", ".join(f"fixture {asker!r}" for asker in view.askers(name))
+    askers = ", ".join(f"fixture {asker!r}" for asker, _, _ in view.askers(name))
     who = askers if askers and name not in view.parameters else home.function
     text = (
         f"parameter {name!r} of {who} is neither a task nor a fixture{directory.suggestion(name, home)}"
-        f"{_elsewhere(directory, home, name)}"
+        f"{_elsewhere(directory, blueprint, home, name)}"
     )
     _complain(blueprint, home.location, text)
 
 
-def _elsewhere(directory: Directory, home: TaskFunction, name: str) -> str:
+def _elsewhere(directory: Directory, blueprint: Blueprint, home: TaskFunction, name: str) -> str:
     """The way to a task of this name in another file, where there is exactly one."""
+    if len(blueprint.problems) > _MANY:
+        return ""
     others = [other for other in directory.functions if other.name == name and other.path != home.path]
     if len(others) != 1:
         return ""
@@ -171,7 +197,7 @@ def _draw_entry(entry: Entry, links: _Links, directory: Directory, options: Opti
             continue
         needs.parameters[name] = joined
         if name in links.scopes:
-            blueprint.shared.append((entry, name, joined, links.scopes[name]))
+            blueprint.shared.append(Shared(entry, name, joined, *links.scopes[name]))
         _add_edges(edges, needs, entry, task, joined)
     for task, joined in _marked(entry, marks, directory, blueprint):
         _add_edges(edges, needs, entry, task, joined)

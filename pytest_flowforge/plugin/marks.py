@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_flowforge.core.model import Trigger
 from pytest_flowforge.core.retry import NO_RETRY, RetryPolicy
+from pytest_flowforge.plugin.naming import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     import pytest
 
 __all__ = ["BadMark", "Marks", "qualified_name"]
+
+
+_RULES = {rule.value: rule for rule in Trigger}
 
 
 class BadMark(ValueError):
@@ -52,15 +56,15 @@ class Marks:
                 raise BadMark(msg)
             unknown = sorted(set(mark.kwargs) - {"when"})
             if unknown:
-                msg = f"depends_on() has no argument {unknown[0]!r}; it takes names of tasks and when="
+                msg = f"depends_on() has no argument {quoted(unknown[0])}; it takes names of tasks and when="
                 raise BadMark(msg)
             if not mark.args and not mark.kwargs:
                 msg = 'depends_on() says nothing: write depends_on("extract"), or depends_on(when="all_done")'
                 raise BadMark(msg)
             for reference in mark.args:
                 if isinstance(reference, (list, tuple, set, frozenset)):
-                    inner = ", ".join(repr(name) for name in reference)
-                    msg = f"depends_on({reference!r}): give the names one by one, as in depends_on({inner})"
+                    inner = ", ".join(quoted(name) for name in reference)
+                    msg = f"depends_on({quoted(reference)}): give the names one by one, as in depends_on({inner})"
                     raise BadMark(msg)
                 yield reference, node is self._item
 
@@ -69,12 +73,12 @@ class Marks:
         for _, mark in self._all("depends_on"):
             if "when" in mark.kwargs:
                 when = mark.kwargs["when"]
-                try:
-                    return Trigger(when)
-                except ValueError:
-                    rules = ", ".join(repr(rule.value) for rule in Trigger)
-                    msg = f"depends_on(when={when!r}): there is no such rule; use one of {rules}"
-                    raise BadMark(msg) from None
+                if isinstance(when, str) and when in _RULES:
+                    return _RULES[when]
+                msg = (
+                    f"depends_on(when={quoted(when)}): there is no such rule; use one of {', '.join(map(repr, _RULES))}"
+                )
+                raise BadMark(msg)
         return Trigger.ALL_SUCCESS
 
     def retry(self, default: int) -> RetryPolicy:
@@ -102,7 +106,7 @@ class Marks:
             return 0
         number = _bound(_priority_signature, mark)["number"]
         if isinstance(number, bool) or not isinstance(number, int):
-            msg = f"priority({number!r}): give a whole number, as in priority(10)"
+            msg = f"priority({quoted(number)}): give a whole number, as in priority(10)"
             raise BadMark(msg)
         return number
 
@@ -115,7 +119,7 @@ class Marks:
                 raise BadMark(msg)
             for name in mark.args:
                 if not isinstance(name, str):
-                    msg = f'pool({name!r}): a pool is named by a string, as in pool("gpu") or pool(mem=8)'
+                    msg = f'pool({quoted(name)}): a pool is named by a string, as in pool("gpu") or pool(mem=8)'
                     raise BadMark(msg)
                 wanted.setdefault(name, 1)
             for name, units in mark.kwargs.items():
@@ -161,7 +165,7 @@ def _bound(signature: Callable[..., None], mark: pytest.Mark) -> dict[str, Any]:
 
 def _whole(mark: str, name: str, value: object, *, least: int = 0) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        msg = f"{mark}({name}={value!r}): give a whole number of {least} or more"
+        msg = f"{mark}({name}={quoted(value)}): give a whole number of {least} or more"
         raise BadMark(msg)
     return value
 
@@ -170,7 +174,7 @@ def _number(mark: str, name: str, value: object, *, most: float = math.inf) -> f
     if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and 0 <= value <= most:
         return float(value)
     bounds = "0 or more" if most == math.inf else f"0 to {most:g}"
-    msg = f"{mark}({name}={value!r}): give a number, {bounds}"
+    msg = f"{mark}({name}={quoted(value)}): give a number, {bounds}"
     raise BadMark(msg)
 
 
@@ -178,7 +182,7 @@ def _classes(name: str, value: object) -> tuple[str, ...]:
     classes = value if isinstance(value, (tuple, list)) else (value,)
     for cls in classes:
         if not (isinstance(cls, type) and issubclass(cls, BaseException)):
-            msg = f"retry({name}={value!r}): give exception classes, as in {name}=(OSError,)"
+            msg = f"retry({name}={quoted(value)}): give exception classes, as in {name}=(OSError,)"
             raise BadMark(msg)
     return tuple(qualified_name(cls) for cls in classes)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["FileNames", "FunctionNames", "plural"]
+__all__ = ["FileNames", "FunctionNames", "plural", "quoted"]
 
 _GLOB = "*?["
 
@@ -52,6 +53,15 @@ class FileNames:
 def plural(count: int, noun: str) -> str:
     """``1 task``, ``2 tasks``."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 120
+
+
+def quoted(value: object) -> str:
+    """The repr of *value*, which may be anything, in one short printable line."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in _REPR.repr(value))
 
 
 def _is_glob(pattern: str) -> bool:

@@ -12,20 +12,20 @@ names it, instead of with a strange failure in the middle of a run. What each is
 * ``_pytest.runner.collect_one_node``: a flow file that another one refers to may lie in a folder that this session does
   not collect, and whose conftest.py counts.
 * ``FixtureDef._finalizers``, ``.cached_result``: one fixture of scope "module" may live for several modules at a time.
-* ``_pytest.debugging.pytestPDB._init_pdb``: ``--trace`` without losing the result.
+* the variable ``_pdb`` in the wrapper that ``--trace`` puts around a function: tracing without losing the result.
 * ``TerminalWriter._file``: an answer for machines needs standard output for itself.
 """
 
 from __future__ import annotations
 
 import copy
+import inspect
 import sys
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO
 
 import pytest
-from _pytest.debugging import pytestPDB
 from _pytest.runner import SetupState, collect_one_node, runtestprotocol
 
 if sys.version_info < (3, 11):
@@ -223,14 +223,14 @@ class FixtureView:
         module = getattr(function, "__module__", "?")
         return f"fixture {name!r} (defined in {module})"
 
-    def askers(self, name: str) -> dict[str, str]:
-        """The fixtures that ask for *name*: their names, and their scopes."""
-        return {
-            definition.argname: definition.scope
+    def askers(self, name: str) -> list[tuple[str, str, int]]:
+        """The fixtures that ask for *name*: the name of each, its scope, and what tells it from others of its name."""
+        return [
+            (definition.argname, definition.scope, id(definition))
             for definitions in self._found.values()
             for definition in definitions
             if name in definition.argnames
-        }
+        ]
 
 
 def fixture_view(item: pytest.Function) -> FixtureView:
@@ -305,9 +305,10 @@ def call(item: pytest.Function) -> Any:
     """Call the function of *item* with its arguments, once it is set up; return what it returns."""
     arguments = {name: item.funcargs[name] for name in item._fixtureinfo.argnames}  # noqa: SLF001
     if item.config.option.trace:
-        # pytest has put a function around it that starts the debugger and drops the result.
-        debugger: Any = cast("Any", pytestPDB)._init_pdb("runcall")  # noqa: SLF001
-        return debugger.runcall(partial(getattr(item.obj, "__wrapped__", item.obj), **arguments))
+        # pytest has put a function around it that calls the debugger, and drops the result.
+        debugger = inspect.getclosurevars(item.obj).nonlocals.get("_pdb")
+        if debugger is not None:
+            return debugger.runcall(partial(item.obj.__wrapped__, **arguments))
     return item.obj(**arguments)
 
 

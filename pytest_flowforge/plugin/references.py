@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_flowforge.core.model import Location, TaskId
 from pytest_flowforge.plugin.collecting import Origin, origin
 from pytest_flowforge.plugin.entries import Entry, TaskFunction
+from pytest_flowforge.plugin.naming import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -62,6 +63,9 @@ class Directory:
         self._functions: dict[tuple[Path, str, str], TaskFunction] = {}
         #: file -> task name -> the functions called that: one, unless methods of several classes share the name.
         self._files: dict[Path, dict[str, tuple[TaskFunction, ...]]] = {}
+        self._suggestions = 50
+        #: Functions of one file or class that make tasks of the same name: only the first can be referred to.
+        self.clashes: list[tuple[TaskFunction, TaskFunction]] = []
         self.add(items)
 
     def add(self, items: Iterable[pytest.Function]) -> None:
@@ -88,7 +92,7 @@ class Directory:
             return self._by_text(reference, asker)
         if callable(reference):
             return self._by_function(reference), None
-        msg = f'{reference!r} is no reference to a task: give names or functions, as in depends_on("extract")'
+        msg = f'{quoted(reference)} is no reference to a task: give names or functions, as in depends_on("extract")'
         raise BadReference(msg)
 
     def named(self, name: str, asker: TaskFunction) -> TaskFunction | None:
@@ -153,7 +157,9 @@ class Directory:
         if home is None:
             home = self._functions[key] = self._new_home(item, owner)
             known = self._files.setdefault(item.path, {})
-            known[home.name] = (*known.get(home.name, ()), home)
+            others = known.get(home.name, ())
+            self.clashes += [(other, home) for other in others if other.owner == owner]
+            known[home.name] = (*others, home)
         return home
 
     def _called(self, path: Path, name: str) -> tuple[TaskFunction, ...]:
@@ -184,7 +190,7 @@ class Directory:
         if variant is not None and chosen is None:
             known = ", ".join(repr(entry.name) for entry in home.entries[:8])
             more = ", ..." if len(home.entries) > 8 else ""  # noqa: PLR2004 - enough to see the pattern
-            msg = f"{text!r}: {home.label} has no variant {variant!r}; there is {known}{more}"
+            msg = f"{quoted(text)}: {home.label} has no variant {quoted(variant)}; there is {known}{more}"
             raise BadReference(msg)
         return home, chosen
 
@@ -216,7 +222,8 @@ class Directory:
                 nearby = [path for path in places if path.parent == asker.path.parent]
                 if len(nearby) != 1:
                     names = ", ".join(self._collecting.shown(path) for path in places)
-                    msg = f"{text!r} may be any of {names}: write the path, as in {self._collecting.shown(places[0])!r}"
+                    path_of_one = self._collecting.shown(places[0])
+                    msg = f"{quoted(text)} may be any of {names}: write the path, as in {path_of_one!r}"
                     raise BadReference(msg)
                 places = nearby
             folder = asker.path.parent
@@ -287,10 +294,14 @@ class Directory:
     # ------------------------------------------------------------------ messages
 
     def _unknown(self, text: str, asker: TaskFunction | None) -> str:
-        return f"{text!r} names no task{self._unknown_hint(text, asker)}"
+        return f"{quoted(text)} names no task{self._unknown_hint(text, asker)}"
 
     def _unknown_hint(self, text: str, asker: TaskFunction | None) -> str:
         """The closest names, those of the same file first."""
+        # Comparing with all names is slow, and after so many suggestions the pattern is clear.
+        self._suggestions -= 1
+        if self._suggestions < 0:
+            return ""
         wanted = text.partition("[")[0].rpartition("::")[2]
         wanted = self._collecting.functions.task_name(wanted)
         near = [home for home in self._functions.values() if asker is not None and home.path == asker.path]

@@ -23,6 +23,7 @@ from pytest_flowforge.plugin.reporting import Statuses
 from pytest_flowforge.plugin.running import Runner
 from pytest_flowforge.plugin.selecting import NodeIds, by_expressions, take_node_ids
 from pytest_flowforge.plugin.terminal import Terminal
+from pytest_flowforge.report.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
@@ -59,6 +60,9 @@ def _refuse(config: pytest.Config, options: Options) -> None:
     if options.executor != "local":
         msg = f"--ff-executor {options.executor}: there is no such executor; this version has: local"
         raise pytest.UsageError(msg)
+    if config.getoption("stepwise", None) or config.getoption("stepwise_skip", None):
+        msg = "--stepwise goes by the order of a file, and a flow has a graph: use -x, and then --lf"
+        raise pytest.UsageError(msg)
     if config.getoption("numprocesses", None) or config.getoption("dist", "no") != "no" or config.getoption("tx", None):
         msg = (
             "flows run in one process in this version, and pytest-xdist was asked for more: leave out -n "
@@ -86,6 +90,8 @@ class FlowSession:
         self._collecting = collecting
         self._terminal = terminal
         self._node_ids = NodeIds(())
+        #: Items that this session, or another plugin, has left out.
+        self._deselected: set[pytest.Item] = set()
         self._flows: _Flows | None = None
         self._runner: Runner | None = None
 
@@ -167,6 +173,9 @@ class FlowSession:
         items[:] = [directory.entries[task].item for task in ordered.order]
         self._terminal.came_along([directory.entries[task.id].item for task in graph if task.id in selection.along])
         self._terminal.flows(ordered, selection)
+        # Files that came along are counted as collected; so are their tasks that nobody needs as left out.
+        unwanted = [entry.item for entry in directory.entries.values() if entry.id not in selection.all]
+        self._deselect([item for item in unwanted if item not in self._deselected])
         return _Flows(ordered, directory, blueprint, selection)
 
     def _keep(self, items: list[pytest.Item], kept: list[pytest.Item]) -> None:
@@ -178,6 +187,9 @@ class FlowSession:
     def _deselect(self, items: list[pytest.Item]) -> None:
         if items:
             self._config.hook.pytest_deselected(items=items)
+
+    def pytest_deselected(self, items: Iterable[pytest.Item]) -> None:
+        self._deselected.update(items)
 
     def pytest_collection_finish(self) -> None:
         """Called however collection ends; what only asks is not to leave anything behind."""
@@ -234,9 +246,17 @@ def _functions(items: Iterable[pytest.Item]) -> list[pytest.Function]:
     return [item for item in items if isinstance(item, pytest.Function)]
 
 
+_LONGEST_LINE = 2000
+
+
 def _as_arguments(problems: list[Problem]) -> list[str]:
     title = f"flowforge: {plural(len(problems), 'problem')} in the flows, nothing was run"
-    return [title, *(str(problem) for problem in problems)]
+    return [title, *("\n".join(map(_harmless, str(problem).split("\n"))) for problem in problems)]
+
+
+def _harmless(line: str) -> str:
+    # What people have written in names and values is quoted in problems.
+    return printable(line, _LONGEST_LINE)
 
 
 def _place(problem: Problem) -> tuple[str, int]:

@@ -127,9 +127,13 @@ def _is_meant_to_repeat(node: _Function) -> bool:
 
 
 def _bare_references(tree: ast.Module, shown: str, names: FunctionNames) -> Iterator[Problem]:
-    for node in ast.walk(tree):
+    nodes = list(ast.walk(tree))
+    imports = (node for node in nodes if isinstance(node, ast.ImportFrom))
+    original = {alias.asname: alias.name for node in imports for alias in node.names if alias.asname}
+    for node in nodes:
         if isinstance(node, ast.Call) and _is_depends_on_mark(node.func) and len(node.args) == 1:
             name = _last_name(node.args[0])
+            name = original.get(name, name)
             if not node.keywords and name and names.matches(name):
                 yield Problem(f"{shown}:{node.lineno}", bare_function_text(name, names))
 

@@ -321,50 +321,13 @@ def test_ff_and_nf_keep_to_the_graph(flow: Flow) -> None:
         assert order.index("extract") < order.index("broken") < order.index("after")
 
 
-def test_stepwise_goes_on_where_it_stopped(flow: Flow, pytester: pytest.Pytester) -> None:
-    source = """
-        import os
+def test_stepwise_is_refused(flow: Flow, log: Log) -> None:
+    # It goes on behind the last failure it has seen, and the last it sees is a blocked task.
+    result = flow("from log import log\ndef flow_a(): log('ran')", "--stepwise")
 
-        def flow_first(): ...
-
-        def flow_broken(first):
-            assert os.path.exists("mended")
-
-        def flow_other(): ...
-
-        def flow_after(broken): ...
-    """
-
-    stopped = flow(source, "--stepwise", "-v")
-    pytester.path.joinpath("mended").touch()
-    continued = flow({}, "--stepwise", "-v")
-
-    assert words(stopped) == [("first", "PASSED"), ("broken", "FAILED"), ("after", "BLOCKED")]
-    assert stopped.ret == pytest.ExitCode.INTERRUPTED
-    # `other` did not run the first time, so it must not be left out as if it had passed.
-    assert set(words(continued)) >= {("broken", "PASSED"), ("other", "PASSED"), ("after", "PASSED")}
-
-
-def test_stepwise_knows_that_the_first_to_start_is_not_the_first_in_the_file(
-    flow: Flow, pytester: pytest.Pytester
-) -> None:
-    source = """
-        import os
-        import pytest
-
-        def flow_one(): ...
-
-        @pytest.mark.priority(10)
-        def flow_hot():
-            assert os.path.exists("mended")
-    """
-
-    stopped = flow(source, "--stepwise", "-v")
-    pytester.path.joinpath("mended").touch()
-    continued = flow({}, "--stepwise", "-v")
-
-    assert words(stopped) == [("hot", "FAILED")]
-    assert sorted(words(continued)) == [("hot", "PASSED"), ("one", "PASSED")]
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --stepwise goes by the order of a file*use -x, and then --lf"])
+    assert log() == []
 
 
 def test_without_a_cache(flow: Flow, pytester: pytest.Pytester) -> None:

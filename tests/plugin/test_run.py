@@ -282,7 +282,7 @@ def test_a_clean_up_learns_what_happened(flow: Flow) -> None:
 
 
 def test_a_task_that_fails_twice_and_passes_then_has_passed(flow: Flow, log: Log) -> None:
-    source = """
+    conftest = """
         import pytest
         from log import log
 
@@ -297,6 +297,10 @@ def test_a_task_that_fails_twice_and_passes_then_has_passed(flow: Flow, log: Log
             log("set up")
             yield []
             log("tear down")
+    """
+    source = """
+        import pytest
+        from log import log
 
         @pytest.mark.retry(3)
         def flow_flaky(connection, fresh, tmp_path):
@@ -309,19 +313,23 @@ def test_a_task_that_fails_twice_and_passes_then_has_passed(flow: Flow, log: Log
             if attempt < 2:
                 raise OSError("busy")
             return attempt
+    """
+    other = """
+        import pytest
 
-        def flow_after(flaky):
-            assert flaky == 2
+        @pytest.mark.depends_on("flow_it.py::flaky")
+        def flow_after(upstream):
+            assert upstream == {"flow_it.py::flaky": 2}
     """
 
-    result = flow(source, "-v")
+    result = flow({"conftest.py": conftest, "flow_it.py": source, "flow_other.py": other}, "-v")
 
     assert result.ret == pytest.ExitCode.OK
     assert words(result) == [("flaky", "RETRY"), ("flaky", "RETRY"), ("flaky", "PASSED"), ("after", "PASSED")]
     assert result.parseoutcomes() == {"passed": 2, "retried": 2}
     attempts = [line for number in range(3) for line in ("set up", f"attempt {number}", "tear down")]
     assert log() == ["connect", *attempts, "disconnect"]
-    assert flow({}, "-q").stdout.lines[0].split()[0] == "RR.."
+    assert flow({}, "-q", "flow_it.py").stdout.lines[0].split()[0] == "RR."
 
 
 def test_which_failures_are_tried_again(flow: Flow, log: Log) -> None:
@@ -1128,16 +1136,20 @@ def test_a_second_interrupt_ends_the_run_without_clean_up(flow: Flow, log: Log) 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a signal that another thread sends")
 def test_an_interrupt_while_waiting_for_a_retry(flow: Flow, log: Log) -> None:
-    source = """
+    interrupter = """
         import os
         import signal
         import threading
+
+        def pytest_flowforge_task_retrying():
+            threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGINT]).start()
+    """
+    source = """
         import pytest
         from log import log
 
         @pytest.mark.retry(1, delay=30)
         def flow_resting():
-            threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGINT]).start()
             raise OSError("busy")
 
         @pytest.mark.depends_on("resting", when="always")
@@ -1145,7 +1157,7 @@ def test_an_interrupt_while_waiting_for_a_retry(flow: Flow, log: Log) -> None:
             log(f"clean up after {upstream['resting'].error}")
     """
 
-    result = flow(source)
+    result = flow({"conftest.py": interrupter, "flow_it.py": source})
 
     assert result.ret == pytest.ExitCode.INTERRUPTED
     assert log() == ["clean up after OSError: busy"]
