@@ -44,8 +44,8 @@ def register_results(shared: Iterable[Shared]) -> list[Problem]:
         groups: dict[Any, list[Shared]] = {}
         for use in uses:
             groups.setdefault(_node(use.entry.item, widest), []).append(use)
-        for node, group in groups.items():
-            problems += _register(node, group)
+        for group in groups.values():
+            problems += _register(group, widest)
     return problems
 
 
@@ -70,21 +70,22 @@ def _together(shared: Iterable[Shared]) -> Iterable[list[Shared]]:
 
 
 def _node(item: pytest.Function, scope: str) -> Any:
-    """Where a fixture is to be known that is asked for in *scope*."""
+    """What the tasks have in common that share a fixture of *scope*."""
     if scope in ("session", "package"):
         return item.session
     return item.getparent(pytest.Module) if scope == "module" else item.parent
 
 
-def _register(node: Any, uses: list[Shared]) -> list[Problem]:
+def _register(uses: list[Shared], widest: str) -> list[Problem]:
     name = uses[0].name
+    # Made known where it is used and no further up: other files may have a task of that name.
+    reach = "module" if widest in ("session", "package") else widest
+    nodes = dict.fromkeys(_node(use.entry.item, reach) for use in uses)
     scope = min((use.scope for use in uses), key=SCOPES.index)
-    if scope == "function":
-        register_fixture(node, name, _per_task(name), scope)
-    elif len({use.joined for use in uses}) == 1:
-        register_fixture(node, name, _for_all(uses[0].joined), scope)
-    else:
+    if scope != "function" and len({use.joined for use in uses}) > 1:
         return [_ambiguous(uses, name, scope)]
+    for node in nodes:
+        register_fixture(node, name, _per_task(name) if scope == "function" else _for_all(uses[0].joined), scope)
     return []
 
 

@@ -119,10 +119,14 @@ class Directory:
         Raises :class:`BadReference` when there is none.
         """
         file, name, variant = _split(text)
+        called = [home for home in self._functions.values() if self._is_called(home, file, name)]
+        if not any(char in name for char in "*?"):
+            # As within a file: a function comes before methods of the same name.
+            outside = {home.path for home in called if not home.owner}
+            called = [home for home in called if not home.owner or home.path not in outside or _fits(home.owner, file)]
         found = [
             entry
-            for home in self._functions.values()
-            if self._is_called(home, file, name)
+            for home in called
             for entry in home.entries
             if variant is None or (entry.variant is not None and _fits(entry.variant, variant))
         ]

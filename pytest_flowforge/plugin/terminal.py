@@ -128,6 +128,9 @@ class Terminal:
     def pytest_report_collectionfinish(self) -> list[str]:
         if self._selection is None or self._graph is None or not self._selection.along:
             return []
+        if self._options.mode is not Mode.RUN and self._verbosity < 0:
+            # Names alone were asked for.
+            return []
         along = [task for task in self._graph if task.id in self._selection.along]
         name = text.names(self._graph)
         shown = ", ".join(name(task) for task in along[:_MOST_ALONG])

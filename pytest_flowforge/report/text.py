@@ -6,6 +6,7 @@ Everything that comes from outside (names, messages) passes :func:`printable` on
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 from pytest_flowforge.core.model import Trigger
@@ -46,22 +47,24 @@ def printable(text: str, limit: int = _LONGEST_NAME) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
-def names(graph: TaskGraph) -> Callable[[Task], str]:
+def names(graph: TaskGraph, limit: int = _LONGEST_NAME) -> Callable[[Task], str]:
     """How to call the tasks of *graph*: by name where all stand in one file, else with the file.
 
-    Either can be used in ``--ff-select``.
+    Either can be used in ``--ff-select``, unless it is longer than *limit* and so is cut.
     """
     files = {task.location.path for task in graph if task.location}
     if len(files) <= 1:
-        return lambda task: printable(task.label)
-    return lambda task: printable(f"{task.location.path}::{task.label}" if task.location else task.label)
+        return lambda task: printable(task.label, limit)
+    return lambda task: printable(f"{task.location.path}::{task.label}" if task.location else task.label, limit)
 
 
 def task_lines(plan: Sequence[PlannedTask], graph: TaskGraph, verbosity: int) -> list[str]:
     """The answer of ``--ff-list``: a line a task, in an order they can run in."""
-    name = names(graph)
     if verbosity < 0:
+        # For --ff-select, so whole.
+        name = names(graph, sys.maxsize)
         return [name(planned.task) for planned in plan]
+    name = names(graph)
     rows = []
     for planned in plan:
         seen = [_seen_from(planned.task, graph[need], name) for need in planned.needs]
