@@ -39,14 +39,40 @@ def register_results(shared: Iterable[Shared]) -> list[Problem]:
     same for all tasks that share it.
     """
     problems: list[Problem] = []
+    places: dict[tuple[Any, str], list[Shared]] = {}
     for uses in _together(shared):
-        widest = min((use.scope for use in uses), key=SCOPES.index)
-        groups: dict[Any, list[Shared]] = {}
+        widest = _widest(uses)
+        if widest in ("session", "package"):
+            problems += _disagreement(uses, widest)
+        # Made known where it is used and no further up: other files may have a task of that name.
+        reach = pytest.Module if SCOPES.index(widest) <= SCOPES.index("module") else None
         for use in uses:
-            groups.setdefault(_node(use.entry.item, widest), []).append(use)
-        for group in groups.values():
-            problems += _register(group, widest)
-    return problems
+            node = use.entry.item.getparent(reach) if reach else use.entry.item.parent
+            places.setdefault((node, use.name), []).append(use)
+    for (node, name), uses in places.items():
+        scope = _widest(uses)
+        found = [] if scope == "function" else _disagreement(uses, scope)
+        if not found:
+            register_fixture(node, name, _per_task(name) if scope == "function" else _for_all(uses[0].joined), scope)
+        problems += found
+    return list(dict.fromkeys(problems))
+
+
+def _widest(uses: Iterable[Shared]) -> str:
+    return min((use.scope for use in uses), key=SCOPES.index)
+
+
+def _disagreement(uses: list[Shared], scope: str) -> list[Problem]:
+    """What is wrong when the result does not mean the same for all of *uses*, which share it."""
+    first = uses[0]
+    other = next((use for use in uses if use.joined != first.joined), None)
+    if other is None:
+        return []
+    text = (
+        f"a fixture of scope {scope} asks for the result of {first.name!r}, which is not the same for {first.entry.id} "
+        f"and {other.entry.id}: give that fixture the scope 'function'"
+    )
+    return [Problem(str(other.entry.home.location), text)]
 
 
 def _together(shared: Iterable[Shared]) -> Iterable[list[Shared]]:
@@ -69,26 +95,6 @@ def _together(shared: Iterable[Shared]) -> Iterable[list[Shared]]:
     return [uses for _, _, uses in groups if uses]
 
 
-def _node(item: pytest.Function, scope: str) -> Any:
-    """What the tasks have in common that share a fixture of *scope*."""
-    if scope in ("session", "package"):
-        return item.session
-    return item.getparent(pytest.Module) if scope == "module" else item.parent
-
-
-def _register(uses: list[Shared], widest: str) -> list[Problem]:
-    name = uses[0].name
-    # Made known where it is used and no further up: other files may have a task of that name.
-    reach = "module" if widest in ("session", "package") else widest
-    nodes = dict.fromkeys(_node(use.entry.item, reach) for use in uses)
-    scope = min((use.scope for use in uses), key=SCOPES.index)
-    if scope != "function" and len({use.joined for use in uses}) > 1:
-        return [_ambiguous(uses, name, scope)]
-    for node in nodes:
-        register_fixture(node, name, _per_task(name) if scope == "function" else _for_all(uses[0].joined), scope)
-    return []
-
-
 def _per_task(name: str) -> Callable[..., Any]:
     def result(request: pytest.FixtureRequest) -> Any:
         return request.config.stash[RUNNER].arrival_for(request.node, name)
@@ -101,12 +107,3 @@ def _for_all(joined: Joined) -> Callable[..., Any]:
         return request.config.stash[RUNNER].arrival(joined)
 
     return result
-
-
-def _ambiguous(uses: list[Shared], name: str, scope: str) -> Problem:
-    first, other = uses[0], next(use for use in uses if use.joined != uses[0].joined)
-    text = (
-        f"a fixture of scope {scope} asks for the result of {name!r}, which is not the same for {first.entry.id} and "
-        f"{other.entry.id}: give that fixture the scope 'function'"
-    )
-    return Problem(str(other.entry.home.location), text)

@@ -63,7 +63,7 @@ class Directory:
         self._functions: dict[tuple[Path, str, str], TaskFunction] = {}
         #: file -> task name -> the functions called that: one, unless methods of several classes share the name.
         self._files: dict[Path, dict[str, tuple[TaskFunction, ...]]] = {}
-        self._suggestions = 50
+        self._suggestions = 400
         #: Functions of one file or class that make tasks of the same name: only the first can be referred to.
         self.clashes: list[tuple[TaskFunction, TaskFunction]] = []
         self.add(items)

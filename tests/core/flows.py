@@ -189,11 +189,12 @@ class Style(Enum):
 
 
 @st.composite
-def graphs(draw: st.DrawFn, largest: int = 10, *, plain: bool = False) -> TaskGraph:
-    """Any small graph in any order of declaration."""
+def graphs(draw: st.DrawFn, largest: int = 10, *, plain: bool = False, tidy: bool = False) -> TaskGraph:
+    """Any small graph in any order of declaration; a tidy one has many tasks for clean-up and alarms."""
     ids = [TaskId(chr(ord("a") + place)) for place in range(draw(_sizes(largest)))]
     style = Style.PLAIN if plain else draw(st.sampled_from(Style))
-    tasks = [draw(_tasks(name, ids[:place], style)) for place, name in enumerate(ids)]
+    rules = [Trigger.ALL_SUCCESS] * 3 + [*Trigger] + [Trigger.ALWAYS, Trigger.ANY_FAILED] * 2 * tidy
+    tasks = [draw(_tasks(name, ids[:place], style, rules)) for place, name in enumerate(ids)]
     return TaskGraph.build(draw(st.permutations(tasks)), POOLS)
 
 
@@ -203,10 +204,10 @@ def _sizes(largest: int) -> st.SearchStrategy[int]:
 
 
 @st.composite
-def _tasks(draw: st.DrawFn, name: TaskId, earlier: list[TaskId], style: Style) -> Task:
+def _tasks(draw: st.DrawFn, name: TaskId, earlier: list[TaskId], style: Style, rules: list[Trigger]) -> Task:
     most = min(len(earlier), draw(st.sampled_from([0, 0, 1])) if style is Style.CONTENDED else 3)
     needs = draw(st.lists(st.sampled_from(earlier), unique=True, max_size=most)) if most else []
-    when = draw(st.sampled_from([Trigger.ALL_SUCCESS] * 3 + [*Trigger]))
+    when = draw(st.sampled_from(rules))
     extra: dict[str, Any] = {}
     if style in {Style.STUBBORN, Style.MIXED}:
         extra["retry"] = draw(_one_in(2, _retries, NO_RETRY))

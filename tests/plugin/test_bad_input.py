@@ -215,7 +215,8 @@ def test_three_hundred_problems_are_three_hundred_problems(flow: Flow) -> None:
     found = problems(flow(source, timeout=60))
 
     assert [place(problem) for problem in found] == [f"flow_it.py:{line}" for line in range(1, 301)]
-    assert "did you mean 'task299'" in found[299]
+    # Looking for close names takes its time; it need not be done for all of so many.
+    assert "did you mean 'task0'" in found[0]
 
 
 def test_problems_of_a_part_that_was_not_asked_for_are_told_as_well(flow: Flow) -> None:
