@@ -269,12 +269,18 @@ class OwnFixtures:
         finally:
             del manager.getfixturedefs
 
-    def give(self, item: pytest.Function) -> None:
-        """Replace the fixtures of the function behind *item*; once is enough for all its parameter sets."""
+    def give(self, items: Sequence[pytest.Function]) -> None:
+        """Replace the fixtures of a function; *items* are its parameter sets."""
+        item = items[0]
         found: dict[str, Sequence[FixtureDef[Any]]] = item._fixtureinfo.name2fixturedefs  # noqa: SLF001
         for name, definitions in found.items():
             if any(definition.scope in _SHARED_SCOPES for definition in definitions):
                 found[name] = tuple(self._own(definition, item) for definition in definitions)
+        for each in items:
+            # Before pytest 9 each item has a copy.
+            asked: Any = each._request._arg2fixturedefs  # noqa: SLF001
+            if asked is not found:
+                asked.update(found)
 
     def _own(self, definition: FixtureDef[Any], item: pytest.Function) -> FixtureDef[Any]:
         kind = _SHARED_SCOPES.get(definition.scope)

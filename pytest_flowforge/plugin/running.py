@@ -63,7 +63,7 @@ class Runner:
         self._caught = Caught(items)
         self._own_fixtures = OwnFixtures()
         for home in dict.fromkeys(entries[task.id].home for task in graph):
-            self._own_fixtures.give(home.entries[0].item)
+            self._own_fixtures.give([entry.item for entry in home.entries])
         self._tree = SetupTree(items, self._fill_in_parameters, self.comes_again)
         self._tree.install(session)
         self._surroundings = Surroundings()

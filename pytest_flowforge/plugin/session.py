@@ -174,7 +174,8 @@ class FlowSession:
         self._terminal.came_along([directory.entries[task.id].item for task in graph if task.id in selection.along])
         self._terminal.flows(ordered, selection)
         # Files that came along are counted as collected; so are their tasks that nobody needs as left out.
-        unwanted = [entry.item for entry in directory.entries.values() if entry.id not in selection.all]
+        wanted = selection.all
+        unwanted = [entry.item for entry in directory.entries.values() if entry.id not in wanted]
         self._deselect([item for item in unwanted if item not in self._deselected])
         return _Flows(ordered, directory, blueprint, selection)
 

@@ -27,7 +27,6 @@ from pytest_flowforge.core.triggers import CLEAN_UP, Verdict, verdict
 from tests.core.flows import POOLS, Script, end_of, graphs, outcomes, predict
 
 if TYPE_CHECKING:
-    from pytest_flowforge.core.graph import TaskGraph
     from pytest_flowforge.core.messages import Command, Event, Signal
 
 _BAD = {TaskState.FAILED, TaskState.TIMED_OUT, TaskState.CRASHED, TaskState.INTERRUPTED, TaskState.BLOCKED}
