@@ -84,6 +84,14 @@ def test_a_single_variant_is_still_a_dict_when_nothing_is_shared() -> None:
     assert joined(variants({"fold": 1})) == (Shape.MAPPING, ["0"])
 
 
+def test_a_variant_with_an_empty_label_is_still_a_variant() -> None:
+    joiner = Joiner([Variant(TaskId("fit[]"), "", {"suffix": ""})])
+    assert joiner.join({}) == Joined(Shape.MAPPING, (("", TaskId("fit[]")),))
+    assert joiner.join({"suffix": ""}) == Joined(Shape.VALUE, (("", TaskId("fit[]")),))
+    with pytest.raises(NoMatch):
+        joiner.join({"suffix": "x"})
+
+
 def test_a_partial_match_is_the_dict_of_those_that_agree() -> None:
     upstream = variants({"fold": 1, "seed": 1}, {"fold": 2, "seed": 1}, {"fold": 1, "seed": 2})
     assert joined(upstream, fold=1) == (Shape.MAPPING, ["0", "2"])
