@@ -61,6 +61,8 @@ class EngineMachine(RuleBasedStateMachine):
         self.shadow = dict.fromkeys((task.id for task in graph), TaskState.PENDING)
         self.flying: dict[TaskId, int] = {}
         self.gone: list[tuple[TaskId, int]] = []
+        #: Attempts that the last reaction has ended although they still ran.
+        self.unwanted: list[tuple[TaskId, int]] = []
         self.resume_at: dict[TaskId, float] = {}
         self.deadlines: dict[TaskId, float] = {}
         self.ended = 0
@@ -163,10 +165,14 @@ class EngineMachine(RuleBasedStateMachine):
             elif isinstance(signal, TimeReached):
                 # A retry that is due waits for a slot from here on, no longer for the time.
                 self.resume_at = {task: due for task, due in self.resume_at.items() if due > signal.at}
+        self.unwanted.clear()
         for event in reaction.events:
             self.believe(event)
         for command in reaction.commands:
             self.obey(command)
+        cancels = [command for command in reaction.commands if isinstance(command, CancelAttempt)]
+        ended_by_engine = [CancelAttempt(*attempt) for attempt in self.unwanted]
+        assert cancels == ended_by_engine, "what the engine ends by itself is cancelled, and nothing else is"
         self.check_room(started=any(not isinstance(command, CancelAttempt) for command in reaction.commands))
         return reaction
 
@@ -219,6 +225,7 @@ class EngineMachine(RuleBasedStateMachine):
             by_deadline = event.outcome.kind is FailureKind.TIMED_OUT and deadline is not None and deadline <= self.now
             by_abort = event.outcome.kind is FailureKind.INTERRUPTED and self.stop is not None and self.stop.abort
             assert by_deadline or by_abort
+            self.unwanted.append((event.task, attempt))
             self.script.known[event.task, attempt] = event.outcome
 
     def starts(self, event: TaskMoved) -> None:
