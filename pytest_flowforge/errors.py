@@ -6,7 +6,18 @@ Every one of them names the thing, the rule and the way out::
     ├── GraphError            the tasks do not form a valid graph (carries every Problem found)
     ├── SelectionError        a ``--ff-select`` expression that can not be read
     ├── UnknownTask           a task was named that the graph does not hold
-    └── IllegalMove           a task was asked to change state in a way the table does not allow
+    ├── IllegalMove           a task was asked to change state in a way the table does not allow
+    ├── CheckpointError       what was kept of earlier runs can not be used
+    │   ├── CheckpointDamaged     it was changed by something else than us
+    │   ├── CheckpointVersion     it was written by a newer version
+    │   ├── CheckpointLocked      another run uses it
+    │   ├── CheckpointUnsafe      others can write it, or something else stands in its place
+    │   └── CheckpointUnwritable  the disk is full, broken or read-only
+    └── ResultError           a result can not be stored or loaded
+        ├── ResultUnstorable      it can not be pickled
+        ├── ResultMissing         it is not there any more
+        ├── ResultDamaged         its bytes are not those that were stored, or it can not be rebuilt from them
+        └── ResultRefused         nobody vouches for it, or its codec is not allowed here
 """
 
 from __future__ import annotations
@@ -18,10 +29,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 __all__ = [
+    "CheckpointDamaged",
+    "CheckpointError",
+    "CheckpointLocked",
+    "CheckpointUnsafe",
+    "CheckpointUnwritable",
+    "CheckpointVersion",
     "FlowforgeError",
     "GraphError",
     "IllegalMove",
     "Problem",
+    "ResultDamaged",
+    "ResultError",
+    "ResultMissing",
+    "ResultRefused",
+    "ResultUnstorable",
     "SelectionError",
     "UnknownTask",
 ]
@@ -71,3 +93,58 @@ class UnknownTask(FlowforgeError, KeyError):
 
 class IllegalMove(FlowforgeError):
     """A task was asked to change state in a way the table of moves does not allow."""
+
+
+class CheckpointError(FlowforgeError):
+    """What was kept of earlier runs can not be used."""
+
+
+class CheckpointDamaged(CheckpointError):
+    """A journal was changed by something else than us; nothing in it is used silently."""
+
+
+class CheckpointVersion(CheckpointError):
+    """A checkpoint was written by a newer version; it is refused, not guessed at."""
+
+
+class CheckpointLocked(CheckpointError):
+    """Another run uses the checkpoint."""
+
+
+class CheckpointUnsafe(CheckpointError):
+    """A folder that others can write, or something that is no plain file or folder where one should be."""
+
+
+class CheckpointUnwritable(CheckpointError):
+    """Something could not be written: the disk is full, broken or read-only."""
+
+
+class ResultError(FlowforgeError):
+    """A result can not be stored or loaded.
+
+    ``reason`` is what a resumed run says of it: ``result missing``.
+    """
+
+    reason = "result damaged"
+
+
+class ResultUnstorable(ResultError):
+    """A value can not be pickled; the message names what inside of it, and where."""
+
+    reason = "result missing"
+
+
+class ResultMissing(ResultError):
+    """A stored result is not there any more."""
+
+    reason = "result missing"
+
+
+class ResultDamaged(ResultError):
+    """The bytes of a result are not those that were stored, or its value can not be rebuilt from them."""
+
+
+class ResultRefused(ResultError):
+    """A result that nobody vouches for, or in a codec that is not allowed here. None of it was executed."""
+
+    reason = "result refused"

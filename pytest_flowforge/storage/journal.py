@@ -1,0 +1,392 @@
+"""The journal of a run: one JSON object a line, each line checking itself and the one before it.
+
+A line is ``{"s":17,"p":"9f01ac3e",...,"c":"5b0e77d1"}``: ``s`` counts from 0, ``p`` is the checksum of the line before,
+``c`` the CRC-32 of everything up to it. That finds accidents; it is no signature, and nothing in a journal is executed.
+There is one writer, the process that made the journal, and it never appends to the journal of another run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+from pytest_flowforge.errors import CheckpointDamaged, CheckpointError
+from pytest_flowforge.storage.files import check_written, unwritable
+
+if TYPE_CHECKING:
+    import io
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from pytest_flowforge.errors import CheckpointUnwritable
+    from pytest_flowforge.storage.files import Folder
+
+__all__ = ["JOURNAL", "LONGEST_LINE", "Damage", "Journal", "Scan", "repair", "scan", "scan_bytes"]
+
+JOURNAL = "journal.jsonl"
+
+#: Bytes of a line, its end included.
+LONGEST_LINE = 1 << 20
+
+#: What stands for the checksum before the first line.
+_FIRST = "00000000"
+
+#: The length of ``,"c":"5b0e77d1"}``.
+_TAIL = 16
+
+#: Digits of the largest number that is read: beyond, reading takes quadratic time.
+_MOST_DIGITS = 40
+
+_CHUNK = 1 << 20
+
+#: The end of a whole line. In a text its quotation marks would have backslashes.
+_CHECKSUM = re.compile(rb',"c":"([0-9a-f]{8})"\}')
+
+
+@dataclass(frozen=True, slots=True)
+class _Tip:
+    """Where the next line goes: its number, the checksum of the line before, and its offset in bytes."""
+
+    sequence: int
+    checksum: str
+    end: int
+
+
+def _nothing() -> None:
+    """Tell nobody that there is something new."""
+
+
+class Journal:
+    """Appends records to a new journal; each is with the operating system when :meth:`append` returns.
+
+    What goes wrong once, stays: after an error nothing more is accepted, and what was written before is whole.
+    ``on_append`` is told after each record. Used by one thread; :meth:`sync` may be called by another.
+    """
+
+    def __init__(self, folder: Folder, name: str = JOURNAL, *, on_append: Callable[[], None] = _nothing) -> None:
+        """Make the file; raise :class:`CheckpointUnwritable`, or :class:`FileExistsError` when there is one."""
+        self.path = folder.path / name
+        self._on_append = on_append
+        # Bound now: tasks may replace what these names mean later.
+        files = folder.files
+        self._truncate, self._fstat, self._sync, self._getpid = files.truncate, files.fstat, files.sync, files.getpid
+        self._encode = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
+        self._crc32 = crc32
+        self._owner = self._getpid()
+        fd = folder.create(name, append=True)
+        self._file: io.FileIO = files.raw(fd, "ab")
+        try:
+            folder.sync()
+        except OSError as error:
+            self._file.close()
+            raise unwritable(self.path, error) from error
+        self._tip = _Tip(0, _FIRST, 0)
+        #: The line that is being written, and where the next one goes once it is.
+        self._open: tuple[bytes, _Tip] | None = None
+        self._broken: CheckpointUnwritable | None = None
+        self._synced = 0
+
+    @property
+    def dirty(self) -> bool:
+        """Whether there is something that a power cut would take."""
+        return self._synced != self._tip.end
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Write *record*; raise :class:`CheckpointUnwritable`, or :class:`CheckpointError` for what is no record.
+
+        Not to be called while it runs: from a signal handler, for instance.
+        """
+        self._check()
+        if self._open is not None:
+            self._settle()
+        line, tip = self._line(record)
+        self._open = (line, tip)
+        self._write(line)
+        self._tip = tip
+        self._open = None
+        self._on_append()
+
+    def sync(self) -> None:
+        """Make everything survive a power cut; raise :class:`CheckpointUnwritable`."""
+        self._check()
+        end = self._tip.end
+        try:
+            self._sync(self._file.fileno())
+            gone = not self._fstat(self._file.fileno()).st_nlink
+        except OSError as error:
+            # The system may have dropped what it could not write: a second, successful sync would prove nothing.
+            raise self._break(error) from error
+        if gone:
+            raise self._break(FileNotFoundError(2, "it was deleted during the run"))
+        self._synced = end
+
+    def close(self) -> None:
+        """Close the file, without syncing it."""
+        self._file.close()
+
+    def _check(self) -> None:
+        if self._getpid() != self._owner:
+            msg = f"{self.path} belongs to process {self._owner}, and this is a fork of it: only that one may write"
+            raise CheckpointError(msg)
+        if self._broken is not None:
+            raise self._broken
+
+    def _line(self, record: Mapping[str, Any]) -> tuple[bytes, _Tip]:
+        sequence, before, end = self._tip.sequence, self._tip.checksum, self._tip.end
+        try:
+            members = self._encode(record)
+        except (TypeError, ValueError, RecursionError) as wrong:
+            msg = f"record {sequence} of {self.path} can not be written as JSON: {wrong}"
+            raise CheckpointError(msg) from wrong
+        body = f'{{"s":{sequence},"p":"{before}",{members[1:-1]}'.encode("ascii")
+        checksum = f"{self._crc32(body):08x}"
+        line = b'%b,"c":"%b"}\n' % (body, checksum.encode("ascii"))
+        if len(line) > LONGEST_LINE:
+            event = record.get("ev", "?")
+            msg = f"record {sequence} ({event}) of {self.path} has {len(line):,} bytes, and 1 MiB is the limit"
+            raise CheckpointError(msg)
+        return line, _Tip(sequence + 1, checksum, end + len(line))
+
+    def _write(self, line: bytes) -> None:
+        try:
+            check_written(self._file.write(line), len(line))
+        except OSError as error:
+            raise self._break(error) from error
+
+    def _settle(self) -> None:
+        """Finish what an exception from outside (Ctrl-C) interrupted in the middle: find out how far it came."""
+        if self._open is None or self._tip is self._open[1]:
+            self._open = None
+            return
+        line, tip = self._open
+        if self._fstat(self._file.fileno()).st_size != tip.end:
+            try:
+                self._truncate(self._file.fileno(), self._tip.end)
+            except OSError as error:
+                raise self._break(error) from error
+            self._write(line)
+        self._tip = tip
+        self._open = None
+
+    def _break(self, error: OSError) -> CheckpointUnwritable:
+        """Cut back to the last whole line, and refuse everything from now on."""
+        with contextlib.suppress(OSError):
+            # If this fails as well, a torn line stays, which readers cut off.
+            self._truncate(self._file.fileno(), self._tip.end)
+        self._open = None
+        self._broken = unwritable(self.path, error)
+        return self._broken
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Where a journal was changed by something else than its writer; ``line`` counts from 1."""
+
+    line: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What a journal holds: its good records, and what comes after them.
+
+    ``torn_bytes`` is the length of an unfinished last record: a run that was killed leaves one, and one that goes on
+    may be seen writing it. ``damage`` is set when anything else is wrong; the records before it are good.
+    """
+
+    path: str
+    records: list[dict[str, Any]]
+    good_bytes: int
+    torn_bytes: int
+    damage: Damage | None
+
+    def checked(self) -> list[dict[str, Any]]:
+        """Return the records; raise :class:`CheckpointDamaged` if any are damaged."""
+        if self.damage is not None:
+            msg = (
+                f"{self.path}:{self.damage.line} is damaged ({self.damage.reason}); {len(self.records)} good records"
+                " before it. 'pytest --flowforge --ff-repair' keeps those; without --ff-resume a new run ignores it"
+            )
+            raise CheckpointDamaged(msg)
+        return self.records
+
+
+def scan(folder: Folder, name: str = JOURNAL, *, most: int | None = None) -> Scan:
+    """Read a journal, or its first *most* records; raise :class:`FileNotFoundError`."""
+    fd = folder.read(name)
+    try:
+        return _scan(str(folder.path / name), _chunks(folder, fd), most)
+    finally:
+        folder.files.close(fd)
+
+
+def scan_bytes(content: bytes, path: str = "journal") -> Scan:
+    """Read the journal that *content* is."""
+    return _scan(path, iter([content]), None)
+
+
+def _chunks(folder: Folder, fd: int) -> Iterator[bytes]:
+    pread = folder.files.pread
+    offset = 0
+    while chunk := pread(fd, _CHUNK, offset):
+        yield chunk
+        offset += len(chunk)
+
+
+def _scan(path: str, chunks: Iterator[bytes], most: int | None) -> Scan:
+    records: list[dict[str, Any]] = []
+    good = 0
+    before = _FIRST
+    #: The line that could not be read, if it was the last one so far: that may be a torn one.
+    bad: Damage | None = None
+    bad_bytes = 0
+    lines = _lines(chunks)
+    for number, (line, whole) in enumerate(lines, start=1):
+        if bad is not None:
+            return Scan(path, records, good, 0, bad)
+        if len(records) == most:
+            break
+        wrong = _unreadable(line) if whole else "its end is missing"
+        if wrong:
+            bad, bad_bytes = Damage(number, wrong), len(line)
+            if _was_whole(line):
+                return Scan(path, records, good, 0, bad)
+            continue
+        try:
+            record = _parse(line, number - 1, before)
+        except (ValueError, TypeError, RecursionError, MemoryError) as wrong_record:
+            return Scan(path, records, good, 0, Damage(number, str(wrong_record) or type(wrong_record).__name__))
+        before = line[-11:-3].decode("ascii")
+        records.append(record)
+        good += len(line)
+    return Scan(path, records, good, bad_bytes if bad is not None else 0, None)
+
+
+def _lines(chunks: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
+    """Yield each line with its end, and whether it has one; never holds much more than the longest line."""
+    rest = b""
+    for chunk in chunks:
+        first, *others = (rest + chunk).split(b"\n")
+        for line in others:
+            yield first + b"\n", True
+            first = line
+        rest = first
+        if len(rest) > LONGEST_LINE and rest.strip(b"\0"):
+            break
+        if len(rest) > LONGEST_LINE:
+            # Zeros, as a power cut may leave behind: as many as there are, without keeping them.
+            rest = rest[: LONGEST_LINE + 1]
+    if rest:
+        yield rest, False
+
+
+def _unreadable(line: bytes) -> str:
+    """Return why *line* is none of ours, as far as can be told without parsing it."""
+    if len(line) > LONGEST_LINE:
+        return "line too long"
+    tail = line[-_TAIL - 1 :]
+    # Compared as text: hex digits in capitals are not what was written.
+    if not line.isascii() or tail != b',"c":"%08x"}\n' % crc32(line[: -_TAIL - 1]):
+        return "bad checksum"
+    return ""
+
+
+def _was_whole(line: bytes) -> bool:
+    """Whether *line*, which can not be read, is no torn one: it is longer than any, or a whole one begins it."""
+    line = line.rstrip(b"\0")
+    if len(line) > LONGEST_LINE:
+        return True
+    return any(
+        match.end() < len(line) and match[1] == b"%08x" % crc32(line[: match.start()])
+        for match in _CHECKSUM.finditer(line)
+    )
+
+
+def _parse(line: bytes, sequence: int, before: str) -> dict[str, Any]:
+    record = _decode(line.decode("ascii"))
+    if not isinstance(record, dict):
+        msg = "no record"
+        raise TypeError(msg)
+    if record.get("s") != sequence or record.get("p") != before:
+        msg = "lines are missing, doubled or from elsewhere"
+        raise ValueError(msg)
+    for name, kinds in (("t", (int, float)), ("ev", str), ("run", str)):
+        if not isinstance(record.get(name), kinds):
+            msg = f"no valid {name!r}"
+            raise TypeError(msg)
+    return record
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        msg = "a member occurs twice"
+        raise ValueError(msg)
+    return members
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        msg = "a number is too long"
+        raise ValueError(msg)
+    return int(digits)
+
+
+def _constant(name: str) -> float:
+    msg = f"{name} is no JSON"
+    raise ValueError(msg)
+
+
+_decode = json.JSONDecoder(object_pairs_hook=_members, parse_int=_integer, parse_constant=_constant).decode
+
+
+def repair(folder: Folder, name: str = JOURNAL) -> tuple[Scan, Path | None]:
+    """Keep the good records of a journal, and what it was under another name.
+
+    Returns what was found, and where the old journal is now; that is None when there was nothing to repair.
+    """
+    found = scan(folder, name)
+    if found.damage is None and not found.torn_bytes:
+        return found, None
+    old = f"{name}.{folder.files.urandom(4).hex()}.old"
+    fd = folder.read(name)
+    try:
+        _copy(folder, fd, None, old)
+        _copy(folder, fd, found.good_bytes, name)
+    except OSError as error:
+        raise unwritable(folder.path / name, error) from error
+    finally:
+        folder.files.close(fd)
+    return found, folder.path / old
+
+
+def _copy(folder: Folder, source: int, length: int | None, name: str) -> None:
+    """Make the file *name* of the first *length* bytes of *source*, all of it or nothing."""
+    files = folder.files
+    temporary = f".tmp-{files.urandom(8).hex()}"
+    fd = folder.create(temporary)
+    try:
+        try:
+            offset = 0
+            while chunk := files.pread(source, _CHUNK if length is None else min(_CHUNK, length - offset), offset):
+                offset += _write_all(folder, fd, chunk)
+            files.sync(fd)
+        finally:
+            files.close(fd)
+        folder.replace(temporary, name)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            folder.remove(temporary)
+        raise
+    folder.sync()
+
+
+def _write_all(folder: Folder, fd: int, data: bytes) -> int:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[folder.files.write(fd, rest) :]
+    return len(data)

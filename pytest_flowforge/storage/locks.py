@@ -1,0 +1,144 @@
+"""One run at a time: the lock of a checkpoint, and who holds it.
+
+The lock itself is one of the operating system: it goes when its process goes, however that ends. A file beside it says
+who holds it; that file outlives a run that was killed, and so tells that it was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from pytest_flowforge.errors import CheckpointError, CheckpointLocked, CheckpointUnsafe
+from pytest_flowforge.storage.files import unwritable
+
+if TYPE_CHECKING:
+    from pytest_flowforge.storage.files import Folder
+
+__all__ = ["Holder", "RunLock"]
+
+_LOCK = "run.lock"
+_HOLDER = "RUNNING"
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """The process that holds, or held, a checkpoint.
+
+    ``started`` and ``boot`` tell it from another process that got the same pid later; empty where the system does not
+    say. ``since`` is in seconds since the epoch.
+    """
+
+    run: str
+    pid: int
+    host: str
+    since: float
+    started: str = ""
+    boot: str = ""
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether that very process is known to live on this machine."""
+        if self.pid <= 1 or self.host != socket.gethostname() or not self.started:
+            return False
+        return self.boot == _boot() and self.started == _started(self.pid)
+
+    def __str__(self) -> str:
+        at = time.strftime("%H:%M", time.localtime(self.since))
+        return f"pid {self.pid}, host {self.host}, since {at}, run {self.run}"
+
+
+class RunLock:
+    """The exclusive lock of the checkpoint in *folder*."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        # Never a soft lock, a file that stays when its process is killed: rather no run than two at once.
+        self._lock = FileLock(folder.path / _LOCK, mode=0o600, thread_local=False, fallback_to_soft=False)
+
+    def acquire(self, run: str, wait: float = 0.0) -> Holder | None:
+        """Lock the checkpoint for *run*, waiting for at most *wait* seconds.
+
+        Returns the holder before, when that one was ended without a chance to say so. Raises
+        :class:`CheckpointLocked`, or :class:`CheckpointUnsafe` when something else stands in the place of the lock.
+        """
+        self._check_place()
+        try:
+            self._lock.acquire(timeout=wait)
+        except Timeout:
+            holder = self.holder()
+            who = f" ({holder})" if holder is not None else ""
+            msg = (
+                f"another flowforge run{who} uses the checkpoint {self._folder.path}: wait for it with --ff-wait,"
+                " or use another folder with --ff-checkpoint"
+            )
+            raise CheckpointLocked(msg) from None
+        except OSError as error:
+            raise unwritable(self._folder.path / _LOCK, error) from error
+        except NotImplementedError as error:
+            msg = f"{self._folder.path} is on a file system without locks: use another one with --ff-checkpoint"
+            raise CheckpointError(msg) from error
+        before = self.holder()
+        pid = os.getpid()
+        holder = Holder(run, pid, socket.gethostname(), time.time(), _started(pid), _boot())
+        try:
+            self._folder.put(_HOLDER, json.dumps(asdict(holder)).encode("ascii"))
+        except BaseException:
+            self._lock.release()
+            raise
+        return before
+
+    def release(self) -> None:
+        """Say that the run has ended, and let the next one in."""
+        if self._lock.is_locked:
+            self._folder.remove(_HOLDER)
+            self._lock.release()
+
+    def holder(self) -> Holder | None:
+        """Return who holds the checkpoint, or did when it was killed; None when nobody does or nobody knows."""
+        try:
+            facts = json.loads(self._folder.text(_HOLDER))
+            return Holder(
+                str(facts["run"]),
+                int(facts["pid"]),
+                str(facts["host"]),
+                float(facts["since"]),
+                str(facts["started"]),
+                str(facts["boot"]),
+            )
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, CheckpointUnsafe):
+            return None
+
+    def _check_place(self) -> None:
+        try:
+            status = self._folder.status(_LOCK)
+        except FileNotFoundError:
+            return
+        if not stat.S_ISREG(status.st_mode):
+            msg = f"{self._folder.path / _LOCK} is no plain file: look at it, and remove it if it is not yours"
+            raise CheckpointUnsafe(msg)
+
+
+def _started(pid: int) -> str:
+    """Return when the process began, in a form that only compares; empty where the system does not say."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123  (a path of the kernel's)
+            # The name of the program, in parentheses, may hold anything.
+            return file.read().rpartition(b")")[2].split()[19].decode("ascii")
+    except (OSError, IndexError, ValueError):
+        return ""
+
+
+def _boot() -> str:
+    try:
+        with open("/proc/sys/kernel/random/boot_id", "rb") as file:  # noqa: PTH123  (a path of the kernel's)
+            return file.read().decode("ascii").strip()
+    except (OSError, ValueError):
+        return ""
