@@ -11,7 +11,15 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pytest_flowforge.core.model import TaskId
-from pytest_flowforge.core.records import FORMAT, TaskRecord, to_fingerprint, to_result_ref, to_task_record
+from pytest_flowforge.core.records import (
+    FORMAT,
+    TaskRecord,
+    key_of,
+    to_fingerprint,
+    to_pairs,
+    to_result_ref,
+    to_task_record,
+)
 from pytest_flowforge.core.states import DONE, TaskState
 from pytest_flowforge.errors import CheckpointDamaged, CheckpointError, CheckpointVersion
 
@@ -29,8 +37,9 @@ class RunRecord:
 
     ``began`` and ``ended`` are seconds since the epoch; ``ended`` is None while it goes on, and for ever when it was
     killed. ``stopped`` is the reason of an early end, else empty. ``tasks`` has every task of its graph, in the order
-    of declaration; ``carried`` what it kept of tasks outside of it. ``complete`` is false for a run that was ended
-    before it had described itself: nothing can be built on it.
+    of declaration; ``carried`` what it kept of tasks outside of it. ``rolls_back`` is the run whose results it made the
+    current ones, if it did nothing else. ``complete`` is false for a run that was ended before it had described itself:
+    nothing can be built on it.
     """
 
     id: str
@@ -44,6 +53,7 @@ class RunRecord:
     tasks: Mapping[TaskId, TaskRecord]
     carried: Mapping[TaskId, TaskRecord]
     in_doubt: tuple[TaskId, ...]
+    rolls_back: str = ""
 
     @property
     def standing(self) -> Mapping[TaskId, TaskRecord]:
@@ -81,7 +91,8 @@ def carry(previous: RunRecord | None, graph: Iterable[TaskId], collected: Iterab
         return {}
     inside = frozenset(graph)
     standing = previous.standing
-    return {task: standing[task] for task in collected if task in standing and task not in inside}
+    outside = [task for task in collected if task not in inside]
+    return {task: standing[key_of(task)] for task in outside if key_of(task) in standing}
 
 
 def fold(records: Iterable[Record]) -> Checkpoint:
@@ -142,6 +153,7 @@ class _Story:
             complete=self.began is not None and whole,
             tasks=MappingProxyType(self.tasks),
             carried=MappingProxyType(self.carried),
+            rolls_back=start.get("back", ""),
             in_doubt=tuple(task for task, record in states if record.state is TaskState.RUNNING),
         )
 
@@ -196,6 +208,8 @@ class _Story:
             known.fingerprint,
             failure=kind,
             made=(self.run, int(record["s"])),
+            built_on=str(record.get("on", "")),
+            outputs=to_pairs(record.get("outputs", {})),
         )
 
     def on_ended(self, record: Record) -> None:
