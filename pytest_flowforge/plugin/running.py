@@ -25,9 +25,8 @@ from pytest_flowforge.plugin.coroutines import Caught, run_to_its_end
 from pytest_flowforge.plugin.guard import Surroundings
 from pytest_flowforge.plugin.listeners import Listeners
 from pytest_flowforge.plugin.outcomes import Attempt
-from pytest_flowforge.plugin.pytest_internals import OwnFixtures, SetupTree, call
+from pytest_flowforge.plugin.pytest_internals import OwnFixtures, SetupTree, call, run_attempt
 from pytest_flowforge.plugin.reporting import Reporter
-from pytest_flowforge.plugin.retrying import Retrying
 from pytest_flowforge.ports import Job
 from pytest_flowforge.results import NoResult, ValueStore
 
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 
     from pytest_flowforge.core.graph import TaskGraph
     from pytest_flowforge.core.joining import Joined
-    from pytest_flowforge.core.model import TaskId
+    from pytest_flowforge.core.model import Task, TaskId
     from pytest_flowforge.plugin.entries import Entry
     from pytest_flowforge.plugin.graphing import Needs
 
@@ -67,6 +66,7 @@ class Runner:
         self._tree = SetupTree(items, self._fill_in_parameters, self.comes_again)
         self._tree.install(session)
         self._surroundings = Surroundings()
+        self._reporter = Reporter(entries, self._tree)
         self._clock = SystemClock()
         self._engine = Engine(graph, RunPolicy(slots=1))
         #: For the tasks that look at results of upstreams: those upstreams.
@@ -87,13 +87,9 @@ class Runner:
         """Run all tasks of the graph; raises what interrupted the run, at its end."""
         config = self._session.config
         listeners = Listeners(config, self._graph, self.summary, self._tell)
-        sinks: list[Any] = [self.summary.apply, self._remember, Reporter(self._entries, self._graph, self._tree)]
+        sinks: list[Any] = [self.summary.apply, self._remember, self._reporter]
         if not listeners.idle:
             sinks.append(listeners)
-        if any(task.retry.max_retries for task in self._graph):
-            retrying = Retrying(self._graph, self.comes_again, self._tree)
-            config.pluginmanager.register(retrying, "flowforge-retrying")
-            sinks.append(retrying)
         driver = Driver(
             self._engine,
             InlineExecutor(self._clock),
@@ -104,6 +100,7 @@ class Runner:
             ask=self._ask,
         )
         config.pluginmanager.register(self, "flowforge-runner")
+        self._protocols = Protocols(config, self)
         try:
             with self._own_fixtures.serve(self._session):
                 driver.run()
@@ -138,7 +135,7 @@ class Runner:
         # Any item will do: the tree of set-ups knows by itself what is still needed.
         nextitem = item if self._left > 1 else None
         try:
-            item.config.hook.pytest_runtest_protocol(item=item, nextitem=nextitem)
+            self._protocols.of(self._graph[entry.id])(item=item, nextitem=nextitem)
         except BaseException:
             # Pytest itself leaves this to the end of the session; clean-up tasks run before that.
             self._tree.abandon()
@@ -146,6 +143,8 @@ class Runner:
         finally:
             self._item = None
             moved_to = self._surroundings.leave()
+        if attempt.reports is not None:
+            self._reporter.hold(entry.id, attempt.reports)
         if moved_to:
             self._tell(f"{entry.name} left the working directory at {moved_to}; it has been set back")
         return attempt.outcome(), self._caught.take(item, attempt.value)
@@ -201,6 +200,15 @@ class Runner:
 
     # ------------------------------------------------------------------ pytest's hooks
 
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+        """Make the attempt, as pytest does it, and keep its reports until it is known what they mean."""
+        if item is not self._item:
+            return None
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        self._attempt.reports = run_attempt(item, nextitem)
+        return True
+
     @pytest.hookimpl(tryfirst=True)
     def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> bool | None:
         """Call the task and keep what it returns, which pytest would warn about."""
@@ -235,6 +243,28 @@ class Runner:
         self._surroundings.keep_streams()
         if item is self._item and self._attempt.inputs:
             item.funcargs.update(self._attempt.inputs)  # type: ignore[attr-defined]
+
+
+class Protocols:
+    """Who runs an attempt: the hook ``pytest_runtest_protocol`` without those who are not to answer it.
+
+    That is pytest itself, whose place *ours* takes. Other plugins that run tests (pytest-rerunfailures) come before us,
+    but for tasks with retries, which are ours to repeat. With ``--pdb`` and ``--setup-show`` pytest goes its own way:
+    how a task ended is then shown before the debugger opens, and before fixtures are torn down.
+    """
+
+    def __init__(self, config: pytest.Config, ours: object) -> None:
+        manager, hook = config.pluginmanager, config.hook.pytest_runtest_protocol
+        impls = [impl for impl in hook.get_hookimpls() if not (impl.wrapper or impl.hookwrapper)]
+        others = [impl.plugin for impl in impls if impl.plugin is not ours]
+        self._alone = manager.subset_hook_caller(hook.name, others)
+        as_it_goes = config.option.usepdb or config.option.setupshow
+        runner = [] if as_it_goes else [manager.get_plugin("runner")]
+        self._shared = manager.subset_hook_caller(hook.name, runner)
+
+    def of(self, task: Task) -> Any:
+        """The hook to call for *task*."""
+        return self._alone if task.retry.max_retries else self._shared
 
 
 _ASKING = frozenset({"request", "upstream"})
