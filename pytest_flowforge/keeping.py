@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_flowforge.core.checkpoint import RunRecord
+    from pytest_flowforge.core.fingerprint import Fingerprint
     from pytest_flowforge.core.messages import Event
     from pytest_flowforge.core.model import TaskId
     from pytest_flowforge.core.records import ResultRef, RunHeader, TaskRecord
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from pytest_flowforge.storage.journal import Journal
     from pytest_flowforge.storage.locks import Holder
 
-__all__ = ["Archive", "Keeper", "Settings", "Unreadable"]
+__all__ = ["Archive", "Keeper", "Repaired", "Settings", "Unreadable"]
 
 #: Bytes of results that are kept in memory when they were loaded to see whether they can be.
 _MOST_LOADED = 64 << 20
@@ -70,6 +71,16 @@ class Unreadable:
 
     id: str
     error: CheckpointError
+
+
+@dataclass(frozen=True, slots=True)
+class Repaired:
+    """A journal of which only good records are left; ``old`` is the name of the file with what it was."""
+
+    run: str
+    records: int
+    old: str
+    problem: str
 
 
 class Archive:
@@ -131,6 +142,15 @@ class Archive:
         # A run that was killed before it had said anything is none.
         return next((found for found in map(self.run, reversed(self.ids())) if found.began), None)
 
+    def is_about(self, files: Iterable[str]) -> bool:
+        """Whether the last run is known to have known of tasks in *files* only, and so of nothing else."""
+        ids = self.ids()
+        if not ids:
+            return True
+        head = self._place.read(ids[-1], most=1).records
+        known = head[0].get("files") if head else None
+        return isinstance(known, list) and set(files).issuperset(known)
+
     def history(self) -> Iterator[RunRecord | Unreadable]:
         """Yield all runs, the oldest first."""
         for run in self.ids():
@@ -138,6 +158,16 @@ class Archive:
                 yield self.run(run)
             except CheckpointError as error:
                 yield Unreadable(run, error)
+
+    def is_alive(self, run: str) -> bool:
+        """Whether the process of that run is known to be there."""
+        holder = RunLock(self._place.folder).holder()
+        return holder is not None and holder.run == run and holder.is_alive
+
+    def faults(self, run: RunRecord) -> list[tuple[TaskId, str]]:
+        """Return the tasks of *run* whose result can not be loaded, each with the reason."""
+        stored = [(task, record.result) for task, record in run.standing.items() if record.result is not None]
+        return [(task, reason) for task, ref in stored if (reason := self.store.fault(ref))]
 
     def parts(self, run: str) -> dict[str, str]:
         """Return the digests of the pieces of code that a run was made of; empty when that is not known any more."""
@@ -241,16 +271,18 @@ class Keeper:
         self._results: dict[TaskId, ResultRef] = {}
         #: Digests of the files that tasks have made, by task and path.
         self.outputs: dict[TaskId, Mapping[str, str]] = {}
+        #: Tasks that turned out to be made of something else when they started.
+        self.fingerprints: dict[TaskId, Fingerprint] = {}
 
-    def begin(self, at: float, header: Callable[[str], RunHeader]) -> None:
-        """Begin a run at *at*; *header* gets its id and returns what it says of itself.
+    def begin(self, at: float, header: RunHeader) -> None:
+        """Begin a run at *at* that says of itself what *header* does, but for its id, which it gets here.
 
         Raises :class:`CheckpointUnwritable`.
         """
         settings = self._settings
         self.run = self._place.new_run(at)
         self._lock.announce(self.run)
-        self._recorder = Recorder(header(self.run), self._results, self.outputs)
+        self._recorder = Recorder(replace(header, run=self.run), self._results, self.outputs, self.fingerprints)
         self._journal = self._place.journal(self.run, on_append=self._commit.touch)
         self._store = ResultStore(
             self._place,
@@ -305,6 +337,21 @@ class Keeper:
                 self._commit.commit()
             except CheckpointUnwritable as error:
                 self.broken = error
+
+    def repair(self) -> list[Repaired]:
+        """Keep the good records of damaged journals; return what was done. Raises :class:`CheckpointUnwritable`."""
+        done = []
+        for run in self.archive.ids():
+            found, old = self._place.repair(run)
+            if old is not None:
+                damage = found.damage
+                problem = f"line {damage.line}: {damage.reason}" if damage else f"{found.torn_bytes} bytes of a record"
+                done.append(Repaired(run, len(found.records), old.name, problem))
+        return done
+
+    def clear(self) -> None:
+        """Delete all runs and results."""
+        self._place.clear()
 
     def prune(self) -> None:
         """Delete the oldest runs; never what a run that is kept was built on."""

@@ -82,17 +82,22 @@ class Checkpoint:
         raise CheckpointError(msg)
 
 
-def carry(previous: RunRecord | None, graph: Iterable[TaskId], collected: Iterable[TaskId]) -> dict[TaskId, TaskRecord]:
+def carry(
+    previous: RunRecord | None,
+    graph: Iterable[TaskId],
+    collected: Iterable[TaskId],
+    is_gone: Callable[[TaskId], bool] = lambda _: True,
+) -> dict[TaskId, TaskRecord]:
     """Return what a run of *graph*, a selection of all *collected* tasks, is to keep of the *previous* run.
 
-    Tasks that were not collected are gone from the flow, and with them what was known of them.
+    Of a task that was not collected *is_gone* tells whether it is gone from the flow, and with it what was known of it.
     """
     if previous is None:
         return {}
-    inside = frozenset(graph)
-    standing = previous.standing
-    outside = [task for task in collected if task not in inside]
-    return {task: standing[key_of(task)] for task in outside if key_of(task) in standing}
+    inside = frozenset(map(key_of, graph))
+    here = frozenset(map(key_of, collected))
+    outside = ((task, record) for task, record in previous.standing.items() if task not in inside)
+    return {task: record for task, record in outside if task in here or not is_gone(task)}
 
 
 def fold(records: Iterable[Record]) -> Checkpoint:
@@ -205,11 +210,12 @@ class _Story:
             str(record.get("because", message)),
             float(record.get("dur", 0.0)),
             to_result_ref(record.get("result")),
-            known.fingerprint,
+            to_fingerprint(record["print"]) if "print" in record else known.fingerprint,
             failure=kind,
             made=(self.run, int(record["s"])),
             built_on=str(record.get("on", "")),
             outputs=to_pairs(record.get("outputs", {})),
+            expected=bool(outcome.get("expected", False)),
         )
 
     def on_ended(self, record: Record) -> None:

@@ -79,7 +79,7 @@ class TaskRecord:
     empty. ``made`` is where the record that ended it stands: its run and its sequence number there, which order all
     ends there ever were. A reused task keeps that of its result, and ``reused_from`` names the run. ``built_on`` is the
     digest of the results of its upstreams (see :func:`built_on`), empty when it has none or that is not known;
-    ``outputs`` has (path, digest) of the files it declared to make.
+    ``outputs`` has (path, digest) of the files it declared to make. ``expected`` is for a failure that was.
     """
 
     state: TaskState = TaskState.PENDING
@@ -93,6 +93,7 @@ class TaskRecord:
     made: tuple[str, int] = ("", -1)
     built_on: str = ""
     outputs: tuple[tuple[str, str], ...] = ()
+    expected: bool = False
 
     @property
     def token(self) -> str:
@@ -113,6 +114,7 @@ class TaskRecord:
             "made": list(self.made),
             "on": self.built_on,
             "outputs": dict(self.outputs),
+            "expected": self.expected,
         }
         return {name: fact for name, fact in facts.items() if fact}
 
@@ -146,6 +148,7 @@ def to_task_record(entry: Mapping[str, Any]) -> TaskRecord:
         made=(_checked(run, str), _checked(sequence, int)),
         built_on=_checked(entry.get("on", ""), str),
         outputs=to_pairs(entry.get("outputs", {})),
+        expected=bool(entry.get("expected", False)),
     )
 
 
@@ -184,6 +187,9 @@ def _natural(value: Any) -> int:
     return int(value)
 
 
+#: How many files a run names in its first record; it is read often.
+_MOST_FILES = 200
+
 #: Characters of an id in records; a longer one is cut there, and its digest stands for the rest.
 _LONGEST_ID = 1000
 
@@ -219,7 +225,8 @@ class RunHeader:
     ``fingerprints`` has every task of the graph, in the order of declaration. ``restored`` are the tasks of the graph
     whose results stand, with their records. ``carried`` are records of tasks outside of the graph (it may be a
     selection) that a later run may still build on. ``resumes`` is the run this one continues, else empty. ``argv`` is
-    written redacted. ``needs`` are the direct upstreams of tasks that have any, whether or not they are in the graph.
+    written redacted. ``refused`` are tasks of the graph that may not run, with what is known of them: they stay what
+    they were. ``needs`` are the direct upstreams of tasks that have any, whether or not they are in the graph.
     ``parts`` are the digests of the pieces of code that tasks are made of, by name. ``rolls_back`` is the run whose
     results were made the current ones, for a run that did nothing else.
     """
@@ -231,6 +238,7 @@ class RunHeader:
     resumes: str = ""
     restored: Mapping[TaskId, TaskRecord] = field(default_factory=dict)
     carried: Mapping[TaskId, TaskRecord] = field(default_factory=dict)
+    refused: Mapping[TaskId, TaskRecord] = field(default_factory=dict)
     needs: Mapping[TaskId, Sequence[TaskId]] = field(default_factory=dict)
     parts: Mapping[str, str] = field(default_factory=dict)
     rolls_back: str = ""
@@ -240,7 +248,8 @@ class Recorder:
     """Makes records of events.
 
     ``results`` is looked at when a task succeeds: whoever stores results puts the reference there before that is told.
-    So is ``outputs``, for digests of the files that a task has made.
+    So is ``outputs``, for digests of the files that a task has made, and ``fingerprints``, for tasks that were made of
+    something else when they started than the header says.
     """
 
     def __init__(
@@ -248,6 +257,7 @@ class Recorder:
         header: RunHeader,
         results: Mapping[TaskId, ResultRef],
         outputs: Mapping[TaskId, Mapping[str, str]] = MappingProxyType({}),
+        fingerprints: Mapping[TaskId, Fingerprint] = MappingProxyType({}),
     ) -> None:
         self._run = header.run
         #: Given up once it is written: it may be large.
@@ -255,7 +265,9 @@ class Recorder:
         self._needs = header.needs
         self._results = results
         self._outputs = outputs
-        self._restored = frozenset(header.restored)
+        self._fingerprints = fingerprints
+        #: Tasks of which everything is said when the run begins.
+        self._said = frozenset((*header.restored, *header.refused))
         #: What tasks have handed on, for those that others need.
         self._tokens = {task: record.token for task, record in (*header.carried.items(), *header.restored.items())}
         #: When the attempts that run began.
@@ -273,7 +285,9 @@ class Recorder:
         header, self._header = self._header, None
         if header is None:
             return ()
-        inherited = [*_inherited(header.restored, restored=True), *_inherited(header.carried, restored=False)]
+        known = {**header.refused, **header.carried}
+        inherited = [*_inherited(header.restored, restored=True), *_inherited(known, restored=False)]
+        files = sorted({task.partition("::")[0] for task in (*header.fingerprints, *header.carried)})
         uses = {record.result.run for _, record in inherited if record.result is not None}
         start: Record = {
             **self._head(at, "run_started"),
@@ -285,6 +299,7 @@ class Recorder:
             "inherits": len(inherited),
             # The first line alone says whose results this run needs: pruning reads no more than that.
             "uses": sorted(uses),
+            **({"files": files} if len(files) <= _MOST_FILES else {}),
             **({"back": header.rolls_back} if header.rolls_back else {}),
         }
         prints = ((key_of(task), from_fingerprint(print_)) for task, print_ in header.fingerprints.items())
@@ -301,8 +316,7 @@ class Recorder:
             self._since[event.task] = event.at
             head = self._head(event.at, "task_started")
             return ({**head, "task": key_of(event.task), "try": event.attempt},)
-        if event.after is TaskState.REUSED and event.task in self._restored:
-            # Said when the run began.
+        if event.attempt == 0 and event.task in self._said:
             return ()
         return (self._ended(event),)
 
@@ -328,17 +342,19 @@ class Recorder:
         if event.after is TaskState.SUCCESS:
             stored = self._results.get(event.task)
             record["result"] = stored.to_json() if stored is not None else None
-            self._add_inputs_and_outputs(record, event.task)
+            self._add_what_it_was_made_of(record, event.task)
         if self._needs and not retried:
             self._tokens[event.task] = _token(event.after, stored)
         return record
 
-    def _add_inputs_and_outputs(self, record: Record, task: TaskId) -> None:
+    def _add_what_it_was_made_of(self, record: Record, task: TaskId) -> None:
         needs = self._needs.get(task)
         if needs:
             record["on"] = built_on((need, self._tokens.get(need, "")) for need in needs)
         if task in self._outputs:
             record["outputs"] = dict(self._outputs[task])
+        if task in self._fingerprints:
+            record["print"] = from_fingerprint(self._fingerprints[task])
 
     def _end(self, event: RunEnded) -> Record:
         record = self._head(event.at, "run_stopped" if event.stopped else "run_finished")

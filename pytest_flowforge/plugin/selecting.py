@@ -78,8 +78,10 @@ def take_node_ids(config: pytest.Config) -> NodeIds:
     return NodeIds(wanted)
 
 
-def by_expressions(expressions: Iterable[str], graph: TaskGraph, directory: Directory) -> frozenset[TaskId]:
-    """The tasks that ``--ff-select`` chooses; several options are joined. Raises UsageError."""
+def by_expressions(
+    expressions: Iterable[str], graph: TaskGraph, directory: Directory, option: str = "--ff-select"
+) -> frozenset[TaskId]:
+    """The tasks that *option* chooses; several of them are joined. Raises UsageError."""
 
     def resolve(text: str) -> list[TaskId]:
         try:
@@ -92,7 +94,7 @@ def by_expressions(expressions: Iterable[str], graph: TaskGraph, directory: Dire
         try:
             chosen |= parse_expression(text).evaluate(graph, resolve)
         except SelectionError as error:
-            msg = f"--ff-select: {error}"
+            msg = f"{option}: {error}"
             raise pytest.UsageError(msg) from None
     return frozenset(chosen)
 

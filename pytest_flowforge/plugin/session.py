@@ -12,7 +12,9 @@ from pytest_flowforge.core.selection import Selection, select
 from pytest_flowforge.errors import GraphError, Problem
 from pytest_flowforge.plugin import fixtures
 from pytest_flowforge.plugin.accounting import Accounting
+from pytest_flowforge.plugin.checkpointing import Checkpointing, Reuse
 from pytest_flowforge.plugin.collecting import Collecting, FlowModule
+from pytest_flowforge.plugin.command import resume_command
 from pytest_flowforge.plugin.graphing import Blueprint, draw
 from pytest_flowforge.plugin.joining_files import collect_file
 from pytest_flowforge.plugin.naming import plural
@@ -23,6 +25,8 @@ from pytest_flowforge.plugin.reporting import Statuses
 from pytest_flowforge.plugin.running import Runner
 from pytest_flowforge.plugin.selecting import NodeIds, by_expressions, take_node_ids
 from pytest_flowforge.plugin.terminal import Terminal
+from pytest_flowforge.plugin.values import Reading
+from pytest_flowforge.report.changes import explain_lines
 from pytest_flowforge.report.text import printable
 
 if TYPE_CHECKING:
@@ -53,7 +57,10 @@ def activate(config: pytest.Config) -> None:
     manager.register(fixtures, "flowforge-fixtures")
     manager.register(Statuses(), "flowforge-statuses")
     manager.register(terminal, "flowforge-terminal")
-    manager.register(FlowSession(config, options, collecting, terminal), "flowforge-session")
+    checkpointing = Checkpointing(config, options, terminal.tell)
+    manager.register(FlowSession(config, options, collecting, terminal, checkpointing), "flowforge-session")
+    # Registered last, it opens the checkpoint before anything else happens, and closes it when nothing else does.
+    manager.register(checkpointing, "flowforge-checkpointing")
 
 
 def _refuse(config: pytest.Config, options: Options) -> None:
@@ -79,16 +86,25 @@ class _Flows:
     directory: Directory
     blueprint: Blueprint
     selection: Selection
+    reuse: Reuse
 
 
 class FlowSession:
     """The hooks that turn collected functions into a graph and do with it what the command line says."""
 
-    def __init__(self, config: pytest.Config, options: Options, collecting: Collecting, terminal: Terminal) -> None:
+    def __init__(
+        self,
+        config: pytest.Config,
+        options: Options,
+        collecting: Collecting,
+        terminal: Terminal,
+        checkpointing: Checkpointing,
+    ) -> None:
         self._config = config
         self._options = options
         self._collecting = collecting
         self._terminal = terminal
+        self._checkpointing = checkpointing
         self._node_ids = NodeIds(())
         #: Items that this session, or another plugin, has left out.
         self._deselected: set[pytest.Item] = set()
@@ -177,7 +193,21 @@ class FlowSession:
         wanted = selection.all
         unwanted = [entry.item for entry in directory.entries.values() if entry.id not in wanted]
         self._deselect([item for item in unwanted if item not in self._deselected])
-        return _Flows(ordered, directory, blueprint, selection)
+        reuse = self._decide(graph, ordered, directory, blueprint)
+        return _Flows(ordered, directory, blueprint, selection, reuse)
+
+    def _decide(self, graph: TaskGraph, ordered: TaskGraph, directory: Directory, blueprint: Blueprint) -> Reuse:
+        """Find out which of the selected tasks run."""
+        forced = by_expressions(self._options.checkpoint.force, graph, directory, "--ff-force")
+        reading = Reading(directory.entries, blueprint.needs)
+        reuse = self._checkpointing.decide(ordered, directory.entries, blueprint, forced, reading.of)
+        self._terminal.reuses(reuse)
+        if self._options.mode is Mode.LIST:
+            self._terminal.last_states = self._checkpointing.last_states(ordered)
+        if self._options.checkpoint.explain:
+            changes = self._checkpointing.changes(ordered, reuse)
+            self._terminal.explanation = explain_lines(ordered, reuse.because, reuse.reasons, changes)
+        return reuse
 
     def _keep(self, items: list[pytest.Item], kept: list[pytest.Item]) -> None:
         if len(kept) < len(items):
@@ -218,8 +248,16 @@ class FlowSession:
             manager.unregister(name=name)
 
     def _run(self, session: pytest.Session, flows: _Flows) -> None:
-        runner = Runner(session, flows.graph, flows.directory.entries, flows.blueprint.needs, self._terminal.tell)
-        self._config.stash[fixtures.RUNNER] = runner
+        runner = Runner(
+            session,
+            flows.graph,
+            flows.directory.entries,
+            flows.blueprint,
+            flows.reuse,
+            self._checkpointing,
+            self._terminal.tell,
+        )
+        self._config.stash[fixtures.VALUES] = runner.values
         self._terminal.watch(runner.summary)
         accounting = Accounting(
             (task.id for task in flows.graph),
@@ -229,7 +267,12 @@ class FlowSession:
         )
         self._config.pluginmanager.register(accounting, "flowforge-accounting")
         self._collecting.garbage.set_aside()
-        runner.run()
+        try:
+            runner.run()
+        finally:
+            keeper = self._checkpointing.keeper
+            if keeper is not None and keeper.run:
+                self._terminal.resume_command = resume_command(self._config)
         if session.shouldfail:
             raise session.Failed(session.shouldfail)
         if session.shouldstop:
