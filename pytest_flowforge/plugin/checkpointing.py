@@ -11,6 +11,7 @@ import pytest
 from pytest_flowforge.core.checkpoint import carry
 from pytest_flowforge.core.records import RunHeader, key_of
 from pytest_flowforge.core.resume import Decision, Question, decide
+from pytest_flowforge.core.states import SUCCEEDED
 from pytest_flowforge.errors import CheckpointError, CheckpointUnwritable
 from pytest_flowforge.keeping import Archive, Keeper
 from pytest_flowforge.plugin.fingerprints import Fingerprints, digest_of_graph
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from pytest_flowforge.core.checkpoint import RunRecord
     from pytest_flowforge.core.fingerprint import Fingerprint
     from pytest_flowforge.core.graph import TaskGraph
-    from pytest_flowforge.core.model import TaskId
+    from pytest_flowforge.core.model import Task, TaskId
     from pytest_flowforge.core.records import TaskRecord
     from pytest_flowforge.keeping import Settings
     from pytest_flowforge.plugin.entries import Entry
@@ -185,6 +186,27 @@ class Checkpointing:
             question = replace(question, earlier=archive.earlier)
         return archive.restore(question, reads)
 
+    def replay(self, task: Task, graph: TaskGraph, blueprint: Blueprint, reuse: Reuse) -> None:
+        """Give *task* the inputs it had in an earlier run; raises UsageError when they are not all there."""
+        archive = self.archive
+        try:
+            run = archive.chosen(self._options.checkpoint.run) if archive is not None else None
+        except CheckpointError as error:
+            raise pytest.UsageError(str(error)) from error
+        if run is None or archive is None:
+            msg = f"--ff-replay {task.label}: no run is kept whose inputs it could have"
+            raise pytest.UsageError(msg)
+        known = {need: run.standing.get(key_of(need)) for need in blueprint.needs[task.id].by_key.values()}
+        problems = [
+            f"--ff-replay {task.label}: of its upstream {graph[need].label} run {run.id} has {problem}"
+            for need, record in known.items()
+            if (problem := _missing(record, archive))
+        ]
+        if problems:
+            raise pytest.UsageError(*problems)
+        reuse.run = run
+        reuse.outside = {need: record for need, record in known.items() if record is not None}
+
     def changes(self, graph: TaskGraph, reuse: Reuse) -> dict[TaskId, Change]:
         """Return what has changed about the tasks of *graph* that are made of something else than before."""
         prints, archive = self._prints, self.archive
@@ -315,6 +337,18 @@ class Checkpointing:
         more = f" and {len(keeper.unsaved) - _MOST_NAMES:,} more" if len(keeper.unsaved) > _MOST_NAMES else ""
         self._tell(f"{keeper.broken}")
         self._tell(f"{plural(len(keeper.unsaved), 'result')} not saved: {lost}{more}")
+
+
+def _missing(record: TaskRecord | None, archive: Archive) -> str:
+    """What is missing of an upstream whose result is to be handed in again; empty for nothing."""
+    if record is None:
+        return "no record: choose another run with --ff-run"
+    if record.state not in SUCCEEDED:
+        return ""
+    if record.result is None:
+        return "no stored result: it could not be stored"
+    fault = archive.store.fault(record.result)
+    return f"no result that can be loaded ({fault})" if fault else ""
 
 
 def _files(tasks: Iterable[TaskId]) -> set[str]:

@@ -23,14 +23,14 @@ from pytest_flowforge.plugin.pytest_internals import probe
 from pytest_flowforge.plugin.references import Directory, FileNotCollected
 from pytest_flowforge.plugin.reporting import Statuses
 from pytest_flowforge.plugin.running import Runner
-from pytest_flowforge.plugin.selecting import NodeIds, by_expressions, take_node_ids
+from pytest_flowforge.plugin.selecting import NodeIds, by_expressions, only_one, take_node_ids
 from pytest_flowforge.plugin.terminal import Terminal
 from pytest_flowforge.plugin.values import Reading
 from pytest_flowforge.report.changes import explain_lines
 from pytest_flowforge.report.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
+    from collections.abc import Collection, Generator, Iterable, Mapping
 
     from pytest_flowforge.core.model import TaskId
 
@@ -181,10 +181,9 @@ class FlowSession:
     ) -> _Flows:
         """Close the choice over the graph, and put the items into an order that they can run in."""
         # A plugin may have put an item there twice; a task runs once.
-        targets = list(dict.fromkeys(item.nodeid for item in items))
-        selection = select(graph, targets, only=self._options.only)  # type: ignore[arg-type]
-        if self._options.only:
-            _refuse_missing_results(graph, selection, directory, blueprint)
+        replay = self._options.checkpoint.replay
+        targets: list[str] = [only_one(replay, directory)] if replay else list(dict.fromkeys(item.nodeid for item in items))
+        selection = select(graph, targets, only=self._options.only or bool(replay))  # type: ignore[arg-type]
         ordered = _in_order(graph, targets, selection)
         items[:] = [directory.entries[task].item for task in ordered.order]
         self._terminal.came_along([directory.entries[task.id].item for task in graph if task.id in selection.along])
@@ -194,6 +193,10 @@ class FlowSession:
         unwanted = [entry.item for entry in directory.entries.values() if entry.id not in wanted]
         self._deselect([item for item in unwanted if item not in self._deselected])
         reuse = self._decide(graph, ordered, directory, blueprint)
+        if replay:
+            self._checkpointing.replay(ordered.tasks[0], graph, blueprint, reuse)
+        elif self._options.only:
+            self._take_from_earlier(graph, selection, directory, blueprint, reuse)
         return _Flows(ordered, directory, blueprint, selection, reuse)
 
     def _decide(self, graph: TaskGraph, ordered: TaskGraph, directory: Directory, blueprint: Blueprint) -> Reuse:
@@ -208,6 +211,19 @@ class FlowSession:
             changes = self._checkpointing.changes(ordered, reuse)
             self._terminal.explanation = explain_lines(ordered, reuse.because, reuse.reasons, changes)
         return reuse
+
+    def _take_from_earlier(
+        self, graph: TaskGraph, selection: Selection, directory: Directory, blueprint: Blueprint, reuse: Reuse
+    ) -> None:
+        """Find the results that --ff-only leaves out and that tasks ask for; raises UsageError where there is none."""
+        reading = Reading(directory.entries, blueprint.needs)
+        asked = {task: reading.of(task) - selection.targets for task in selection.targets}
+        wanted = frozenset().union(*asked.values())
+        if not wanted:
+            return
+        whole = graph.restrict(selection.targets | graph.ancestors(selection.targets))
+        reuse.outside = self._checkpointing.records_for(whole, directory.entries, blueprint, wanted)
+        _refuse_missing_results(graph, asked, reuse.outside)
 
     def _keep(self, items: list[pytest.Item], kept: list[pytest.Item]) -> None:
         if len(kept) < len(items):
@@ -321,21 +337,18 @@ def _in_order(graph: TaskGraph, targets: list[str], selection: Selection) -> Tas
     return TaskGraph.build([restricted[task] for task in wanted], graph.pools)  # type: ignore[index]
 
 
-def _refuse_missing_results(graph: TaskGraph, selection: Selection, directory: Directory, blueprint: Blueprint) -> None:
+def _refuse_missing_results(
+    graph: TaskGraph, asked: Mapping[TaskId, Collection[TaskId]], known: Collection[TaskId]
+) -> None:
     """Raise UsageError when a task would have to run without a result that it asks for."""
     missing = []
     for task in graph:
-        if task.id not in selection.targets:
-            continue
-        needs = blueprint.needs[task.id]
-        asked: set[TaskId] = {member for joined in needs.parameters.values() for _, member in joined.members}
-        if "upstream" in directory.entries[task.id].item.fixturenames:
-            asked |= set(needs.by_key.values())
-        names = [graph[upstream].label for upstream in task.needs if upstream in asked - selection.targets]
+        wanted = asked.get(task.id, ())
+        names = [graph[upstream].label for upstream in task.needs if upstream in wanted and upstream not in known]
         if names:
             missing.append(
-                f"--ff-only leaves out {', '.join(names)}, whose result {task.label} asks for; "
-                "leave --ff-only out, or choose those tasks too"
+                f"--ff-only leaves out {', '.join(names)}, whose result {task.label} asks for, and no result of an "
+                "earlier run stands; leave --ff-only out, or choose those tasks too"
             )
     if missing:
         raise pytest.UsageError(*missing)
