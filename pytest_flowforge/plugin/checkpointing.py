@@ -186,6 +186,13 @@ class Checkpointing:
             question = replace(question, earlier=archive.earlier)
         return archive.restore(question, reads)
 
+    def unfinished(self) -> str:
+        """Return a sentence about the last run if that was killed and is not continued now; else nothing."""
+        killed = self.keeper.killed if self.keeper is not None else None
+        if killed is None or not killed.run or self._options.checkpoint.reuses:
+            return ""
+        return f"flowforge: the last run did not finish; --ff-resume --ff-run {killed.run} would continue it"
+
     def replay(self, task: Task, graph: TaskGraph, blueprint: Blueprint, reuse: Reuse) -> None:
         """Give *task* the inputs it had in an earlier run; raises UsageError when they are not all there."""
         archive = self.archive
@@ -288,8 +295,10 @@ class Checkpointing:
             keeper.begin(at, header)
         except CheckpointUnwritable as error:
             self._not_kept(error)
-            keeper.close()
-            self.keeper = None
+            self.close()
+        # Code is much, and is asked about no more; of fingerprints only those that may still change are needed.
+        self._prints.close()
+        reuse.fingerprints = {task: reuse.fingerprints[task] for task in blueprint.rules if task in graph}
 
     def _previous(self, graph: TaskGraph, entries: Mapping[TaskId, Entry], reuse: Reuse) -> RunRecord | None:
         """The run whose results outside of *graph* are kept for later; None when there are none."""

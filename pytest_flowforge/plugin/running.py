@@ -151,7 +151,7 @@ class Runner:
     def _cut_off(self, status: int) -> None:
         """The task that runs calls ``os._exit``: write down what can still be said."""
         keeper = self._checkpointing.keeper
-        if keeper is not None and self._item is not None and self._session.config is not None:
+        if keeper is not None and self._item is not None:
             crash = Failure(FailureKind.CRASHED, f"called os._exit({status})")
             end = AttemptFinished(_id(self._item), self._attempt.number, crash, self._clock.now())
             for event in self._engine.handle(end, hold=True).events:

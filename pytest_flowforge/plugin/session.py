@@ -182,7 +182,9 @@ class FlowSession:
         """Close the choice over the graph, and put the items into an order that they can run in."""
         # A plugin may have put an item there twice; a task runs once.
         replay = self._options.checkpoint.replay
-        targets: list[str] = [only_one(replay, directory)] if replay else list(dict.fromkeys(item.nodeid for item in items))
+        targets: list[str] = (
+            [only_one(replay, directory)] if replay else list(dict.fromkeys(item.nodeid for item in items))
+        )
         selection = select(graph, targets, only=self._options.only or bool(replay))  # type: ignore[arg-type]
         ordered = _in_order(graph, targets, selection)
         items[:] = [directory.entries[task].item for task in ordered.order]
@@ -205,6 +207,7 @@ class FlowSession:
         reading = Reading(directory.entries, blueprint.needs)
         reuse = self._checkpointing.decide(ordered, directory.entries, blueprint, forced, reading.of)
         self._terminal.reuses(reuse)
+        self._terminal.first_line = self._checkpointing.unfinished()
         if self._options.mode is Mode.LIST:
             self._terminal.last_states = self._checkpointing.last_states(ordered)
         if self._options.checkpoint.explain:

@@ -45,6 +45,8 @@ class Terminal:
         self._reuse = Reuse()
         #: The command that continues this run, should it not end well.
         self.resume_command = ""
+        #: What is to be said before anything else.
+        self.first_line = ""
         #: States in the last run, for --ff-list.
         self.last_states: Mapping[TaskId, str] = {}
         #: Lines about each task, for --ff-explain.
@@ -145,15 +147,18 @@ class Terminal:
         if self._options.mode is not Mode.RUN and self._verbosity < 0:
             # Names alone were asked for.
             return []
-        return [*self._along(self._graph, self._selection), *self._reused(self._graph), *self.explanation]
+        lines = [self.first_line] if self.first_line else []
+        return [*lines, *self._along(self._graph, self._selection), *self._reused(self._graph), *self.explanation]
 
     def _reused(self, graph: TaskGraph) -> list[str]:
         if self._options.mode is not Mode.RUN or not self._options.checkpoint.reuses:
             return []
         reuse = self._reuse
         lines = text.in_doubt_lines([graph[task] for task in reuse.in_doubt if task not in reuse.refused], graph)
-        continued = reuse.run.id if reuse.run is not None else ""
-        return lines + text.reuse_lines(graph, reuse.restored, reuse.reasons, continued, self._verbosity)
+        start = "reuses what earlier runs have made" if self._options.checkpoint.cache else "no earlier run to continue"
+        if reuse.run is not None and self._options.checkpoint.resume:
+            start = f"continues run {reuse.run.id}"
+        return lines + text.reuse_lines(graph, reuse.restored, reuse.reasons, start, self._verbosity)
 
     def _along(self, graph: TaskGraph, selection: Selection) -> list[str]:
         if not selection.along:

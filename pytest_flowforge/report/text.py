@@ -105,14 +105,12 @@ def plan_as_json(plan: Iterable[PlannedTask], states: Mapping[TaskId, str]) -> s
 
 
 def reuse_lines(
-    graph: TaskGraph, restored: Collection[TaskId], reasons: Mapping[TaskId, str], continued: str, verbosity: int
+    graph: TaskGraph, restored: Collection[TaskId], reasons: Mapping[TaskId, str], start: str, verbosity: int
 ) -> list[str]:
     """What a run that reuses results says when it begins: how many, and of each task that runs why it does.
 
-    *continued* is the run that is resumed, if there is one. Many tasks with one reason share a line, unless more was
-    asked for.
+    *start* says what it goes by. Many tasks with one reason share a line, unless more was asked for.
     """
-    start = f"continues run {continued}" if continued else "no earlier run to continue"
     lines = [f"flowforge: {start}: {len(restored):,} reused, {len(reasons):,} to run"]
     if verbosity < 0:
         return lines
