@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_flowforge.core.messages import (
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from pytest_flowforge.core.engine import Engine
+    from pytest_flowforge.core.messages import Event
     from pytest_flowforge.core.model import TaskId
     from pytest_flowforge.ports import EventSink, Executor, Finished, Job
 
@@ -66,13 +68,13 @@ class Driver:
     """Runs the graph of one engine on one executor, once.
 
     ``make_job`` turns a command into a job; an exception it raises is the failure of that attempt. ``sinks`` are told
-    every event in order, and one that raises ends the run on the spot. ``on_value`` gets the result of each success
-    that still counts, before anybody is told that it is one.
+    every event once and in order; one that raises, or is interrupted, has been told, and the others still are.
+    ``on_value`` gets the result of each success that still counts, before anybody is told that it is one.
 
     ``ask`` is called between two jobs, after the sinks were told what has finished and before anything new starts: a
     signal it returns (StopRequested, most likely) takes effect before that. ``on_interrupt`` is called with what was
-    raised while jobs were made or executed, and returns the signals that follow from it; raising from it, or returning
-    none, ends the run on the spot. By default the first exception stops the run cleanly (see :func:`interrupted`), and
+    raised, by jobs or by sinks, and returns the signals that follow from it; raising from it, or returning none, ends
+    the run on the spot. By default the first exception stops the run cleanly (see :func:`interrupted`), and
     a second one ends it without clean-up. In either case :meth:`run` raises the first one in the end.
     """
 
@@ -102,22 +104,46 @@ class Driver:
         self._feeding = False
         #: Commands not obeyed yet.
         self._commands: deque[Command] = deque()
-        #: The first exception out of the making or executing of jobs.
+        #: Events that not all sinks were told of, and how many were told of the first.
+        self._outbox: deque[Event] = deque()
+        self._told = 0
+        #: The first exception out of jobs and sinks.
         self._broken: BaseException | None = None
 
     def run(self) -> None:
         """Run until nothing runs and nothing will; close the executor; raise what interrupted the run."""
         try:
-            self.feed(*self._slots_now(), RunStarted(self.clock.now()), *self._asked())
+            self._survive(self._begin)
             while not self.engine.done:
-                # What has ended is kept and shown before anything that builds on it starts.
-                self.feed(*self._next_signals(), hold=True)
-                self.feed(*self._asked(), TimeReached(self.clock.now()))
+                self._survive(self._advance)
+            self._survive(self._deliver)
             self._obey()
         finally:
             self._executor.close()
         if self._broken is not None:
             raise self._broken
+
+    def _begin(self) -> None:
+        self.feed(*self._slots_now(), RunStarted(self.clock.now()), *self._asked())
+
+    def _advance(self) -> None:
+        self._take_in(self._next_signals())
+
+    def _take_in(self, signals: Iterable[Signal]) -> None:
+        """Have *signals* kept and shown before anything that builds on them starts."""
+        self.feed(*signals, hold=True)
+        self.feed(*self._asked(), TimeReached(self.clock.now()))
+
+    def _survive(self, step: Callable[[], None]) -> None:
+        """Take *step*; what is raised meanwhile stops the run in order, and then the step is not taken again."""
+        while True:
+            try:
+                step()
+            except BaseException as broken:  # noqa: BLE001  (KeyboardInterrupt is the very case; run() raises it again)
+                signals = self._consequences(broken)
+                step = partial(self._take_in, signals)
+            else:
+                return
 
     def feed(self, *signals: Signal, hold: bool = False) -> None:
         """Hand *signals* to the engine as one, and tell the sinks what has happened.
@@ -138,17 +164,24 @@ class Driver:
     def _handle(self, signals: Sequence[Signal], hold: bool) -> None:  # noqa: FBT001 - what feed() was given
         reaction = self.engine.handle(*signals, hold=hold)
         self._commands.extend(reaction.commands)
-        for event in reaction.events:
-            for sink in self._sinks:
-                sink(event)
+        self._outbox.extend(reaction.events)
+        self._deliver()
+
+    def _deliver(self) -> None:
+        """Tell the sinks what they have not been told."""
+        while self._outbox:
+            event = self._outbox[0]
+            while self._told < len(self._sinks):
+                # Counted first: who was interrupted in the middle is not told twice.
+                self._told += 1
+                self._sinks[self._told - 1](event)
+            self._outbox.popleft()
+            self._told = 0
 
     def _next_signals(self) -> list[Signal]:
         """Obey, wait, and return what came of it, in the order in which the engine is to see it."""
-        try:
-            # A job that could not be made is an end too, and it may change what to wait for.
-            ends = self._obey() or self._ends(self._wait())
-        except BaseException as broken:  # noqa: BLE001  (KeyboardInterrupt is the very case; run() raises it again)
-            return self._consequences(broken)
+        # A job that could not be made is an end too, and it may change what to wait for.
+        ends = self._obey() or self._ends(self._wait())
         ends.extend(self._slots_now())
         return ends
 

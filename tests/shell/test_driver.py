@@ -293,17 +293,34 @@ def test_an_interrupt_while_jobs_are_made_leaves_nothing_behind() -> None:
     assert run.executed == ["start a 1", "cancel a 1", "cancel b 1", "cancel c 1"]
 
 
-def test_a_sink_that_raises_ends_the_run_on_the_spot() -> None:
+@pytest.mark.parametrize("error", [OSError("full"), KeyboardInterrupt()])
+def test_a_sink_that_raises_stops_the_run_in_order_and_the_others_are_still_told(error: BaseException) -> None:
+    told = []
+
     def full(event: Event) -> None:
-        if isinstance(event, TaskMoved) and event.after is TaskState.SUCCESS:
-            raise OSError(event.task)
+        told.append(event)
+        if isinstance(event, TaskMoved) and event.after is TaskState.SUCCESS and event.task == "a":
+            raise error
 
     run = Run(task("a"), task("b"), task("tidy", when=Trigger.ALWAYS))
     run.listen(full, run.note)
-    with pytest.raises(OSError, match="a"):
+    with pytest.raises(type(error)):
         run.driver.run()
-    assert "a success" not in run.log
-    assert run.executed == ["start a 1"]
+    assert run.states == {"a": "success", "b": "pending", "tidy": "success"}
+    assert run.log.count("a success") == 1
+    assert len(told) == len({id(event) for event in told})
+    assert run.executed == ["start a 1", "start tidy 1"]
+    assert run.executor.closed
+
+
+def test_a_sink_that_always_raises_ends_the_run() -> None:
+    def broken(event: Event) -> None:
+        raise OSError(event)
+
+    run = Run(task("a"), task("b", "a"), task("tidy", when=Trigger.ALWAYS))
+    run.listen(broken, run.note)
+    with pytest.raises(OSError, match="RunBegan"):
+        run.driver.run()
     assert run.executor.closed
 
 
