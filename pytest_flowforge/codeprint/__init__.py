@@ -19,17 +19,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytest_flowforge.codeprint.living import Living
+from pytest_flowforge.codeprint.living import Living, living_value
 from pytest_flowforge.codeprint.project import FileCache, Project
 from pytest_flowforge.codeprint.reach import Reach
-from pytest_flowforge.codeprint.things import Parts, settle
-from pytest_flowforge.core.fingerprint import digest_of, explain
+from pytest_flowforge.codeprint.things import Parts, forget, settle
+from pytest_flowforge.core.fingerprint import digest_of, explain, text_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from pytest_flowforge.codeprint.project import SourceFile
     from pytest_flowforge.codeprint.things import Thing
 
 __all__ = ["MARKS", "CodeDigest", "CodePrinter", "FileCache", "explain"]
@@ -67,20 +66,43 @@ class CodePrinter:
         self, project_roots: Sequence[Path], *, marks: Sequence[str] = MARKS, files: FileCache | None = None
     ) -> None:
         project = Project(project_roots, files if files is not None else FileCache())
-        self._living: Living
-        self._reach = Reach(project, marks, self._from_value)
-        self._living = Living(project, self._reach)
+        self._reach = Reach(project, marks, living_value)
+        self._living = Living(self._reach)
+        #: All that was asked for so far, as often as it was.
+        self._roots: list[Thing] = []
 
     def digest(self, function: Any, also: Iterable[Any] = ()) -> CodeDigest:
         """The digest of *function*, and of what it uses *also* (the functions of its fixtures, in any order).
 
         Any callable will do: a bound method counts with the class of its object, a partial with its arguments.
         """
-        own = self._living.things(function, root=True)
-        others = self._living.things(*also, root=True) if also else []
-        values = [f"{thing.key} {settle(thing)}" for thing in own]
-        extra = [f"{thing.key} {settle(thing)}" for thing in others]
-        return CodeDigest(digest_of(*sorted(values), "also", *sorted(extra)), Parts([*own, *others]))
+        things = self._living.things(function, root=True)
+        others = self._living.things(*also, root=True) if also else ()
+        if len(things) == 1 and not others:
+            value = text_digest(_value(things[0]))
+        else:
+            value = digest_of(*sorted(map(_value, things)), "also", *sorted(map(_value, others)))
+            things += others
+        self._roots += things
+        return CodeDigest(value, Parts(things))
 
-    def _from_value(self, source: SourceFile, name: str, value: Any) -> Thing:
-        return self._living.value(source, name, value)
+    def parts(self) -> dict[str, str]:
+        """The own digest of everything that any digest so far reaches, by key: the ``parts`` of all of them together.
+
+        It takes as long as there are things, however many functions reach each of them.
+        """
+        return dict(Parts(self._roots))
+
+    def close(self) -> None:
+        """Drop all that is known. Values of digests stay, and ``parts`` that somebody has looked at.
+
+        Things reach each other in circles, which would stay until Python looks for such, or for ever after
+        ``gc.freeze()``. Other printers keep the files that they share with this one.
+        """
+        forget(self._roots)
+        self._roots.clear()
+        self._reach.close()
+
+
+def _value(thing: Thing) -> str:
+    return f"{thing.key} {settle(thing)}"

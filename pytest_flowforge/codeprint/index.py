@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, TypeAlias
 from pytest_flowforge.codeprint.syntax import Facts, ImportRef, Read
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 __all__ = ["Binding", "ClassShape", "Definition", "FileIndex", "Named", "Span"]
 
 #: (first line, last line, names, spans of methods).
-Span: TypeAlias = "tuple[int, int, tuple[str, ...], list[Span]]"
+Span: TypeAlias = "tuple[int, int, tuple[str, ...], Sequence[Span]]"
 
 _first = itemgetter(0)
 
@@ -28,7 +28,8 @@ class Named:
     facts: Facts
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen, as Facts are not.
+@dataclass(slots=True)
 class Definition:
     """The facts of all statements about a name, in their order, and the decorators of the first definition among them.
 
@@ -58,12 +59,15 @@ class ClassShape:
 class Binding:
     """All that the top level of a file says about one name: imports, and a definition or a class."""
 
-    imports: list[ImportRef] = field(default_factory=list)
+    imports: tuple[ImportRef, ...] = ()
     definition: Definition | None = None
     #: There if the name is defined once and by a class statement.
     shape: ClassShape | None = None
     #: What it is another name for, or a call of: ``slow = pytest.mark.slow("s")``.
     alias: Read | None = None
+    #: Where a function begins that is the last of this name, counted from 1, decorators included: the place that its
+    #: code object knows. 0 if the last definition is no function.
+    line: int = 0
 
     @property
     def is_defined(self) -> bool:
@@ -81,6 +85,11 @@ class FileIndex:
     #: Functions, classes, and all other statements that bind names, in the order of their lines.
     spans: list[Span] = field(default_factory=list)
 
+    def begins(self, name: str, line: int) -> bool:
+        """Whether the last function of this name begins at *line*."""
+        binding = self.bindings.get(name)
+        return binding is not None and binding.line == line
+
     def around(self, line: int) -> list[tuple[str, str]]:
         """(name, method or "") of what is defined around *line*; several where they share it."""
         found = []
@@ -90,7 +99,7 @@ class FileIndex:
         return found
 
 
-def _covering(spans: list[Span], line: int) -> Iterator[Span]:
+def _covering(spans: Sequence[Span], line: int) -> Iterator[Span]:
     """Those of *spans* that hold *line*. They may share lines, but none holds another."""
     at = bisect_right(spans, line, key=_first) - 1
     while at >= 0 and spans[at][1] >= line:

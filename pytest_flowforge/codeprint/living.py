@@ -20,10 +20,10 @@ from pytest_flowforge.codeprint.values import code_object_digest, value_digest
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pytest_flowforge.codeprint.project import Project, SourceFile
+    from pytest_flowforge.codeprint.project import SourceFile
     from pytest_flowforge.codeprint.reach import Reach
 
-__all__ = ["Living"]
+__all__ = ["Living", "living_value"]
 
 #: What stands behind the name of a function in parts when no file could be asked about it.
 BYTECODE = " (bytecode)"
@@ -42,15 +42,25 @@ class _Found:
 _Seen: TypeAlias = "tuple[Iterable[Thing], list[_Found]]"
 
 
+def living_value(reach: Reach, source: SourceFile, name: str, value: Any) -> Thing:
+    """What a module has under a name that no statement of its file binds."""
+    key = f"{source.label}::{name}"
+    return Thing(
+        f"{key} (value)", lambda: (None, Living(reach).things(value) if _is_code(value) else [_of(key, value)])
+    )
+
+
 class Living:
     """Makes things of functions, of what they are wrapped in, and of values."""
 
-    def __init__(self, project: Project, reach: Reach) -> None:
-        self._project = project
+    def __init__(self, reach: Reach) -> None:
+        self._project = reach.project
         self._reach = reach
 
     def things(self, *objects: Any, root: bool = False) -> list[Thing]:
         """What *objects* lead to. The file of a *root* belongs to the project wherever it is."""
+        if len(objects) == 1 and (plain := self._plain(objects[0], root=root)) is not None:
+            return [plain]
         things: dict[Thing, None] = {}
         pending = [_Found(one) for one in reversed(objects)]
         # What ids belong to stays alive, or another object could get the same one.
@@ -64,10 +74,21 @@ class Living:
                 pending += more
         return list(things)
 
-    def value(self, source: SourceFile, name: str, value: Any) -> Thing:
-        """What a module has under a name that no statement of its file binds."""
-        key = f"{source.label}::{name}"
-        return Thing(f"{key} (value)", lambda: (None, self.things(value) if _is_code(value) else [_of(key, value)]))
+    def _plain(self, one: Any, *, root: bool) -> Thing | None:
+        """What a function is that stands at the top level of a file as it was made there; None for all others.
+
+        Nearly all tasks are such functions, and nothing else has to be asked about them.
+        """
+        # A function has a __dict__ from the moment on that somebody looks at it.
+        if type(one) is not FunctionType or hasattr(one, "__wrapped__"):
+            return None
+        code = one.__code__
+        source = self._project.file(code.co_filename, always=root)
+        if source is None or not source.index.begins(code.co_name, code.co_firstlineno):
+            return None
+        if source.live is None:
+            source.live = one.__globals__
+        return self._reach.defined(source, code.co_name)
 
     def _look_at(self, found: _Found, *, root: bool) -> _Seen:
         one, where = found.value, found.where
@@ -99,8 +120,8 @@ class Living:
 
     def _function(self, function: FunctionType, instance: WholeClass | None, *, root: bool) -> _Seen:
         more: list[_Found] = []
-        if "__wrapped__" in function.__dict__:
-            more.append(_Found(function.__dict__["__wrapped__"], "", instance))
+        if hasattr(function, "__wrapped__"):
+            more.append(_Found(function.__wrapped__, "", instance))
         code = function.__code__
         source = self._project.file(code.co_filename, always=root)
         if source is None:
@@ -233,7 +254,7 @@ def _innermost(function: Any) -> Any:
     seen: dict[int, object] = {}
     while id(function) not in seen and isinstance(function, FunctionType):
         seen[id(function)] = function
-        function = function.__dict__.get("__wrapped__", function)
+        function = getattr(function, "__wrapped__", function)
     return function
 
 

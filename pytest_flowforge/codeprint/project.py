@@ -94,6 +94,12 @@ class Project:
         found = [*map(sysconfig.get_path, kinds), *site.getsitepackages(), site.getusersitepackages()]
         return tuple(sorted({ospath.join(ospath.realpath(folder), "") for folder in found}))
 
+    def close(self) -> None:
+        """Forget all files; what the cache holds stays with those who share it."""
+        self._cache = FileCache()
+        for known in (self._files, self._real, self._modules, self._foreign):
+            known.clear()
+
     def file(self, name: str, *, always: bool = False) -> SourceFile | None:
         """The file of this name, if it belongs to the project (or *always*, if it is no installed one)."""
         found = self._files.get(name)

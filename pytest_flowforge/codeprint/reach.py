@@ -8,12 +8,13 @@ import means, and for names that no statement of the file binds.
 from __future__ import annotations
 
 import builtins
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pytest_flowforge.codeprint.index import Definition
 from pytest_flowforge.codeprint.project import SourceFile
 from pytest_flowforge.codeprint.syntax import ImportRef
-from pytest_flowforge.codeprint.things import Thing
+from pytest_flowforge.codeprint.things import Thing, forget
 from pytest_flowforge.core.fingerprint import digest_of
 
 if TYPE_CHECKING:
@@ -62,31 +63,59 @@ class Reach:
     """Makes the things of a project, each once.
 
     Decorators whose full name is one of *marks*, or begins with it, do not count. *living* makes a thing of a value
-    that was found under a name in a module, where no syntax tells what it is: (source, name, value).
+    that was found under a name in a module, where no syntax tells what it is: (this object, source, name, value).
     """
 
-    def __init__(self, project: Project, marks: Sequence[str], living: Callable[[SourceFile, str, Any], Thing]) -> None:
-        self._project = project
+    def __init__(
+        self, project: Project, marks: Sequence[str], living: Callable[[Reach, SourceFile, str, Any], Thing]
+    ) -> None:
+        self.project = project
         self._marks = tuple(marks)
         self._living = living
+        self._defined: dict[SourceFile, dict[str, Thing]] = {}
         self._things: dict[tuple[object, ...], Thing] = {}
         self._read: dict[tuple[SourceFile, Read], tuple[Thing, ...]] = {}
         self._mros: dict[WholeClass, tuple[WholeClass, ...]] = {}
+
+    def close(self) -> None:
+        """Forget all things, and the files."""
+        defined = [thing for things in self._defined.values() for thing in things.values()]
+        read = [thing for things in self._read.values() for thing in things]
+        forget([*defined, *read, *self._things.values()])
+        for known in (self._defined, self._things, self._read, self._mros):
+            known.clear()
+        self.project.close()
 
     # Things.
 
     def defined(self, source: SourceFile, name: str) -> Thing:
         """What the top level of *source* defines as *name*."""
-        known = self._things.get((source, name))
+        things = self._defined.get(source)
+        if things is None:
+            things = self._defined[source] = {}
+        known = things.get(name)
         if known is None:
             binding = source.index.bindings[name]
-            if binding.shape is not None:
-                known = whole = WholeClass(source, name, binding.shape, lambda: self._expand_class(whole))
-            else:
-                definition = binding.definition
-                known = Thing(f"{source.label}::{name}", lambda: self._own(source, definition or _EMPTY))
-            self._things[source, name] = known
+            known = things[name] = (
+                self._class(source, name, binding.shape)
+                if binding.shape is not None
+                else self._definition(source, name, binding.definition or _EMPTY)
+            )
         return known
+
+    def _class(self, source: SourceFile, name: str, shape: ClassShape) -> WholeClass:
+        whole = WholeClass(source, name, shape, lambda: self._expand_class(whole))
+        return whole
+
+    def _definition(self, source: SourceFile, name: str, definition: Definition) -> Thing:
+        facts = definition.facts
+        thing = Thing(f"{source.label}::{name}")
+        if len(facts) == 1 and not facts[0].reads and not definition.decorators:
+            # It leads nowhere, so nothing has to be found out later.
+            thing.own = facts[0].digest
+        else:
+            thing.expansion = partial(self._own, source, definition)
+        return thing
 
     def module(self, source: SourceFile) -> Thing:
         """All that the top level of *source* defines."""
@@ -156,6 +185,8 @@ class Reach:
                 if decorator.name is None or decorator.name[0] not in siblings:
                     reads += decorator.facts.reads
         targets = list(self.reads(source, reads))
+        if len(digests) == 1 and not targets:
+            return digests[0], ()
         # The names as well: an import may have made the same word mean something else.
         return digest_of(*digests, "reads", *sorted({thing.key for thing in targets})), targets
 
@@ -244,7 +275,7 @@ class Reach:
                 pending += [(here, ref, attributes) for ref in binding.imports]
             else:
                 for star in here.index.stars:
-                    module = self._project.module(star.module, here, star.level)
+                    module = self.project.module(star.module, here, star.level)
                     if isinstance(module, SourceFile):
                         pending.append((module, name, attributes))
                 yield from self._unbound(here, name)
@@ -255,17 +286,17 @@ class Reach:
             yield self.module(source)
         elif name not in _BUILTINS:
             for star in source.index.stars:
-                module = self._project.module(star.module, source, star.level)
+                module = self.project.module(star.module, source, star.level)
                 if not isinstance(module, SourceFile):
                     yield self.outside(f"{module}.{name}")
             # What a star has brought is found in its own file.
             if source.live is not None and name in source.live and not source.index.stars:
-                yield self._living(source, name, source.live[name])
+                yield self._living(self, source, name, source.live[name])
 
     def _follow(self, source: SourceFile, ref: ImportRef, attributes: tuple[str, ...]) -> Thing | _Place:
         """Where an import and the attributes taken from it lead: to a thing, or to a name in another file."""
         name = ref.module
-        module = self._project.module(name, source, ref.level)
+        module = self.project.module(name, source, ref.level)
         chain = (ref.attr, *attributes) if ref.attr else attributes
         while chain:
             first, *rest = chain
@@ -273,14 +304,14 @@ class Reach:
             if isinstance(module, SourceFile):
                 if first in module.index.bindings:
                     return module, first, tuple(rest)
-            elif not ref.level and not self._project.may_hold_modules(name):
+            elif not ref.level and not self.project.may_hold_modules(name):
                 return self.outside(f"{name}.{ref.attr}" if ref.attr else name)
-            below = self._project.module(deeper, source, ref.level)
+            below = self.project.module(deeper, source, ref.level)
             if not isinstance(below, SourceFile):
                 if isinstance(module, SourceFile):
                     lazy = "__getattr__" in module.index.bindings
                     return (module, "__getattr__", ()) if lazy else (module, first, tuple(rest))
-                if not self._project.may_hold_modules(below):
+                if not self.project.may_hold_modules(below):
                     return self.outside(f"{module}.{first}")
             name, module, chain = deeper, below, tuple(rest)
         return self.module(module) if isinstance(module, SourceFile) else self.outside(module)

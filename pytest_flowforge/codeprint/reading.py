@@ -17,7 +17,7 @@ from pytest_flowforge.codeprint.index import Binding, ClassShape, Definition, Fi
 from pytest_flowforge.codeprint.syntax import FunctionNode, class_facts, dotted, facts, imports_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from pytest_flowforge.codeprint.index import Span
 
@@ -29,8 +29,8 @@ _Guards: TypeAlias = "tuple[ast.AST | str, ...]"
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _DEFINITIONS = (*_FUNCTIONS, ast.ClassDef)
 
-#: Characters of source to parse at a time.
-_PIECE = 100_000
+#: Characters of source to parse at a time: a syntax tree that fits into the caches of the processor is walked faster.
+_PIECE = 20_000
 
 #: Where a file may be cut: before a definition that follows an empty line.
 _CUT = re.compile(r"\n\n(?=def |class |async def |@)")
@@ -86,14 +86,15 @@ class _Indexing:
         self.line = 0
 
     def add(self, tree: ast.Module) -> None:
-        pending: list[tuple[_Guards, ast.stmt]] = [((), statement) for statement in reversed(tree.body)]
+        pending: list[tuple[_Guards, ast.stmt]] = [((), statement) for statement in tree.body[::-1]]
         while pending:
             guards, statement = pending.pop()
-            inside = None if isinstance(statement, _DEFINITIONS) else self._inside(guards, statement)
-            if inside is None:
-                self._statement(guards, statement)
+            if isinstance(statement, _DEFINITIONS):
+                self._define(guards, statement)
+            elif (inside := self._inside(guards, statement)) is not None:
+                pending += inside[::-1]
             else:
-                pending += reversed(inside)
+                self._statement(guards, statement)
 
     def _inside(self, guards: _Guards, node: ast.stmt) -> list[tuple[_Guards, ast.stmt]] | None:
         """The statements in a compound statement, with what they stand under; None for one that is taken as a whole."""
@@ -117,14 +118,12 @@ class _Indexing:
         return None
 
     def _statement(self, guards: _Guards, node: ast.stmt) -> None:
-        if isinstance(node, _DEFINITIONS):
-            self._define(guards, node)
-        elif isinstance(node, ast.Import | ast.ImportFrom):
+        if isinstance(node, ast.Import | ast.ImportFrom):
             for name, ref in imports_of(node):
                 if name == "*":
                     self.index.stars.append(ref)
                 else:
-                    self._binding(name).imports.append(ref)
+                    self._binding(name).imports += (ref,)
         elif isinstance(node, ast.Expr):
             self._touch(_touched(node.value), guards, node)
         else:
@@ -132,23 +131,27 @@ class _Indexing:
 
     def _define(self, guards: _Guards, node: FunctionNode | ast.ClassDef) -> None:
         binding = self._binding(node.name)
+        span = _span(node, self.line)
+        self.index.spans.append(span)
+        binding.line = 0 if isinstance(node, ast.ClassDef) else span[0]
         if binding.is_defined:
-            self._extend(binding, Definition((facts([*guards, node]),)))
+            self._extend(binding, Definition((facts((*guards, node)),)))
         elif isinstance(node, ast.ClassDef):
             binding.shape = _shape(node, guards)
         else:
-            binding.definition = Definition((facts([*guards, node], undecorated=node),), _decorators(node))
-        self.index.spans.append(_span(node, self.line))
-        # @REGISTRY.add may put it into REGISTRY.
-        names = [read[0] for one in node.decorator_list if (read := dotted(one)) and read[1]]
-        self._touch([name for name in names if isinstance(name, str)], guards, node)
+            told = facts((*guards, node), undecorated=node)
+            binding.definition = Definition((told,), _decorators(node) if node.decorator_list else ())
+        if node.decorator_list:
+            # @REGISTRY.add may put it into REGISTRY.
+            names = [read[0] for one in node.decorator_list if (read := dotted(one)) and read[1]]
+            self._touch([name for name in names if isinstance(name, str)], guards, node)
 
     def _assign(self, guards: _Guards, node: ast.stmt) -> None:
         names = _stored(node)
         self._bind(names, (*guards, node))
         if names:
             last = node.end_lineno or node.lineno
-            self.index.spans.append((self.line + node.lineno, self.line + last, tuple(names), []))
+            self.index.spans.append((self.line + node.lineno, self.line + last, tuple(names), ()))
         if isinstance(node, ast.Assign):
             if len(names) == 1 and isinstance(node.value, ast.Attribute | ast.Call):
                 self._binding(names[0]).alias = dotted(node.value)
@@ -172,7 +175,10 @@ class _Indexing:
         self._bind(known, (*guards, node))
 
     def _binding(self, name: str) -> Binding:
-        return self.index.bindings.setdefault(name, Binding())
+        binding = self.index.bindings.get(name)
+        if binding is None:
+            binding = self.index.bindings[name] = Binding()
+        return binding
 
     def _extend(self, binding: Binding, more: Definition) -> None:
         """Another statement about a name."""
@@ -227,13 +233,13 @@ def _tried(guards: _Guards, node: Any) -> list[tuple[_Guards, ast.stmt]]:
 
 
 def _span(node: FunctionNode | ast.ClassDef, before: int) -> Span:
-    methods = (
-        [_span(one, before) for one in node.body if isinstance(one, _FUNCTIONS)]
-        if isinstance(node, ast.ClassDef)
-        else []
-    )
-    first = min([node.lineno, *[decorator.lineno for decorator in node.decorator_list]])
-    return before + first, before + (node.end_lineno or first), (node.name,), methods
+    first, last = node.lineno, node.end_lineno or node.lineno
+    if node.decorator_list:
+        first = min(first, *[decorator.lineno for decorator in node.decorator_list])
+    methods: Sequence[Span] = ()
+    if isinstance(node, ast.ClassDef):
+        methods = [_span(one, before) for one in node.body if isinstance(one, _FUNCTIONS)]
+    return before + first, before + last, (node.name,), methods
 
 
 def _stored(node: ast.AST) -> list[str]:

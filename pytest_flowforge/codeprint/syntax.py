@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from pytest_flowforge.core.fingerprint import digest_of
+from pytest_flowforge.core.fingerprint import text_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -22,8 +22,7 @@ __all__ = ["Facts", "FunctionNode", "ImportRef", "Read", "class_facts", "dotted"
 FunctionNode: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-@dataclass(frozen=True, slots=True)
-class ImportRef:
+class ImportRef(NamedTuple):
     """What a name is bound to by an import: ``from module import attr``, or the module itself where ``attr`` is empty.
 
     ``level`` counts the leading dots.
@@ -39,7 +38,8 @@ class ImportRef:
 Read: TypeAlias = tuple[str | ImportRef, tuple[str, ...]]
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen, though nothing ever changes it: a file makes one for every function, and a frozen one takes far longer.
+@dataclass(slots=True)
 class Facts:
     """The ``digest`` of a piece of syntax, and what it reads from outside.
 
@@ -57,7 +57,7 @@ class Facts:
 
 
 def facts(
-    nodes: Iterable[ast.AST | str], *, undecorated: ast.AST | None = None, method: ast.AST | None = None
+    nodes: Sequence[ast.AST | str], *, undecorated: ast.AST | None = None, method: ast.AST | None = None
 ) -> Facts:
     """The facts of *nodes* (and words between them) at the top level of a module, or of a class.
 
@@ -78,7 +78,8 @@ def class_facts(
     """
     walk = _Walk(None, None)
     walk.all([*guards, f"class {node.name}", *node.keywords, "body"])
-    walk.scope = walk.enter(is_class=True)
+    walk.scope = walk.enter()
+    walk.scope.is_class = True
     walk.scope.methods = methods
     apart = {id(definition) for definitions in methods.values() for definition in definitions}
     walk.all([statement for statement in node.body if id(statement) not in apart])
@@ -118,33 +119,23 @@ _Chain: TypeAlias = tuple[str, tuple[str, ...]]
 class _Scope:
     """The names of one function, class or comprehension, or (``outer`` is None) of what is around it all."""
 
-    __slots__ = (
-        "bound",
-        "declared_global",
-        "imports",
-        "is_class",
-        "is_comprehension",
-        "loads",
-        "methods",
-        "outer",
-        "self_name",
-        "stores",
-    )
+    # What most scopes do not have stands here, for all of them.
+    is_class = False
+    is_comprehension = False
+    #: The first parameter of the method, in the scope of the method itself.
+    self_name = ""
+    #: The methods of a class that are looked at apart from it.
+    methods: Collection[str] = ()
+    declared_global: Collection[str] = ()
+    imports: dict[str, list[ImportRef]] | None = None
+    #: Chains whose last attribute is set.
+    stores: set[_Chain] | None = None
 
-    def __init__(self, outer: _Scope | None, *, is_class: bool = False, is_comprehension: bool = False) -> None:
+    def __init__(self, outer: _Scope | None) -> None:
         self.outer = outer
-        self.is_class = is_class
-        self.is_comprehension = is_comprehension
-        #: The first parameter of the method, in the scope of the method itself.
-        self.self_name = ""
-        #: The methods of a class that are looked at apart from it.
-        self.methods: Collection[str] = ()
         self.bound: set[str] = set()
-        #: Chains that are read, and chains whose last attribute is set.
+        #: Chains that are read.
         self.loads: set[_Chain] = set()
-        self.stores: set[_Chain] | None = None
-        self.declared_global: Collection[str] = ()
-        self.imports: dict[str, list[ImportRef]] | None = None
 
     def home(self, name: str) -> _Scope | None:
         """The scope that *name* belongs to when it is read here; None when it comes from the module."""
@@ -198,31 +189,32 @@ class _Walk:
         self.words: list[str] = []
         self.super_reads: set[str] = set()
 
-    def enter(self, *, is_class: bool = False, is_comprehension: bool = False) -> _Scope:
+    def enter(self) -> _Scope:
         """A new scope inside the present one, which stays the present one."""
-        made = _Scope(self.scope, is_class=is_class, is_comprehension=is_comprehension)
+        made = _Scope(self.scope)
         self.scopes.append(made)
         return made
 
-    def all(self, nodes: Iterable[ast.AST | str]) -> None:
-        stack, words, special = self.stack, self.words, _SPECIAL
-        stack.extend(reversed(list(nodes)))
+    def all(self, nodes: Sequence[ast.AST | str]) -> None:
+        # Every node comes by here: what can be looked up once is.
+        stack, words, special, named, read = self.stack, self.words, _SPECIAL, ast.Name, ast.Load
+        stack += nodes[::-1]
         while stack:
             node = stack.pop()
             kind = node.__class__
             if kind is str:
                 words.append(node)
-            elif kind is ast.Name:
+            elif kind is named:
                 name = node.id
                 words.append("$" + name)
-                if node.ctx.__class__ is ast.Load:
+                if node.ctx.__class__ is read:
                     self.scope.loads.add((name, ()))
                 else:
                     self.scope.bound.add(name)
-            elif kind in special:
-                special[kind](self, node)
             elif kind is _Scope:
                 self.scope = node
+            elif (handle := special.get(kind)) is not None:
+                handle(self, node)
             else:
                 self.plain(node, kind)
 
@@ -256,11 +248,18 @@ class _Walk:
             self.scope.bound.add(getattr(node, bound))
 
     def facts(self) -> Facts:
+        # No word has a line break in it, and each tells where it ends.
+        digest = text_digest("\n".join(self.words))
+        told = [scope for scope in self.scopes if scope.loads or scope.stores]
+        return self.resolved(digest, told) if told or self.super_reads else Facts(digest)
+
+    def resolved(self, digest: str, told: Iterable[_Scope]) -> Facts:
+        """The facts, with whatever the names in the scopes belong to."""
         reads: set[Read] = set()
         self_reads: set[str] = set()
         self_stores: set[str] = set()
         escapes = False
-        for scope in self.scopes:
+        for scope in told:
             for chain in scope.loads:
                 name, attributes = chain
                 home = scope.home(name)
@@ -280,13 +279,7 @@ class _Walk:
                 elif name == home.self_name:
                     self_stores.add(attributes[0])
         return Facts(
-            # No word has a line break in it, and each tells where it ends.
-            digest_of("\n".join(self.words)),
-            tuple(reads),
-            tuple(self_reads),
-            tuple(self_stores),
-            tuple(self.super_reads),
-            escapes,
+            digest, tuple(reads), tuple(self_reads), tuple(self_stores), tuple(self.super_reads), self_escapes=escapes
         )
 
 
@@ -345,42 +338,55 @@ def _argument(walk: _Walk, node: ast.arg) -> None:
         walk.stack += [node.annotation, ":"]
 
 
-def _function(walk: _Walk, node: FunctionNode | ast.Lambda) -> None:
-    outer, inner = walk.scope, walk.enter()
-    arguments = node.args
-    positional = [*arguments.posonlyargs, *arguments.args]
-    others = [one for one in (*arguments.kwonlyargs, arguments.vararg, arguments.kwarg) if one is not None]
-    inner.bound.update([one.arg for one in (*positional, *others)])
-    if node is walk.method and positional:
-        inner.self_name = positional[0].arg
-    # From the last to the first: the stack is read from its end.
-    if isinstance(node, ast.Lambda):
-        walk.stack += [outer, ")", node.body, inner, arguments]
-        walk.words.append("Lambda(")
-        return
+def _parameters(arguments: ast.arguments) -> list[str]:
+    """The names of all parameters, those that go by place first."""
+    named = arguments.posonlyargs + arguments.args + arguments.kwonlyargs
+    if arguments.vararg is not None:
+        named.append(arguments.vararg)
+    if arguments.kwarg is not None:
+        named.append(arguments.kwarg)
+    return [one.arg for one in named] if named else []
+
+
+def _function(walk: _Walk, node: FunctionNode) -> None:
+    outer, inner, stack = walk.scope, walk.enter(), walk.stack
     outer.bound.add(node.name)
     walk.words.append(f"{node.__class__.__name__} {node.name}(")
-    walk.stack += [outer, ")", *node.body[::-1], inner]
+    # From the last to the first: the stack is read from its end.
+    stack += (outer, ")", *node.body[::-1], inner)
     if node.returns is not None:
-        walk.stack += [node.returns, "->"]
-    walk.stack.append(arguments)
-    if node is not walk.undecorated:
-        walk.stack += [*node.decorator_list[::-1], "@"]
-    walk.stack += getattr(node, "type_params", [])[::-1]
+        stack += (node.returns, "->")
+    if parameters := _parameters(node.args):
+        inner.bound.update(parameters)
+        stack.append(node.args)
+        if node is walk.method and (node.args.posonlyargs or node.args.args):
+            inner.self_name = parameters[0]
+    if node.decorator_list and node is not walk.undecorated:
+        stack += (*node.decorator_list[::-1], "@")
+    stack += getattr(node, "type_params", ())[::-1]
+
+
+def _lambda(walk: _Walk, node: ast.Lambda) -> None:
+    outer, inner = walk.scope, walk.enter()
+    inner.bound.update(_parameters(node.args))
+    walk.words.append("Lambda(")
+    walk.stack += (outer, ")", node.body, inner, node.args)
 
 
 def _class(walk: _Walk, node: ast.ClassDef) -> None:
-    outer, inner = walk.scope, walk.enter(is_class=True)
+    outer, inner = walk.scope, walk.enter()
+    inner.is_class = True
     outer.bound.add(node.name)
     walk.words.append(f"ClassDef {node.name}(")
     walk.stack += [outer, ")", *node.body[::-1], inner, "body", *node.keywords[::-1], *node.bases[::-1]]
     if node is not walk.undecorated:
         walk.stack += [*node.decorator_list[::-1], "@"]
-    walk.stack += getattr(node, "type_params", [])[::-1]
+    walk.stack += getattr(node, "type_params", ())[::-1]
 
 
 def _comprehension(walk: _Walk, node: Any) -> None:
-    outer, inner = walk.scope, walk.enter(is_comprehension=True)
+    outer, inner = walk.scope, walk.enter()
+    inner.is_comprehension = True
     first, *rest = node.generators
     made = [node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]
     walk.words.append(node.__class__.__name__ + "(")
@@ -436,7 +442,7 @@ _SPECIAL: dict[type, Callable[[_Walk, Any], None]] = {
     ast.arg: _argument,
     ast.FunctionDef: _function,
     ast.AsyncFunctionDef: _function,
-    ast.Lambda: _function,
+    ast.Lambda: _lambda,
     ast.ClassDef: _class,
     ast.ListComp: _comprehension,
     ast.SetComp: _comprehension,

@@ -15,7 +15,7 @@ from pytest_flowforge.core.fingerprint import digest_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["Parts", "Thing", "settle"]
+__all__ = ["Parts", "Thing", "forget", "settle"]
 
 Expansion: TypeAlias = "tuple[str | None, Iterable[Thing]]"
 
@@ -23,18 +23,19 @@ Expansion: TypeAlias = "tuple[str | None, Iterable[Thing]]"
 class Thing:
     """A function, class, constant, ... that a digest covers.
 
-    ``expand`` is called once, and tells its own digest (None: it only stands for others) and what it leads to.
+    ``expansion`` is called once, and tells its own digest (None: it only stands for others) and what it leads to. What
+    leads nowhere may go without, and have its ``own`` digest from the beginning.
     """
 
-    __slots__ = ("_expand", "index", "key", "low", "own", "targets", "value")
+    __slots__ = ("expansion", "index", "key", "low", "own", "targets", "value")
 
-    def __init__(self, key: str, expand: Callable[[], Expansion] | None = None) -> None:
+    def __init__(self, key: str, expansion: Callable[[], Expansion] | None = None) -> None:
         #: What it is called in parts, the same in every process; two things may share one.
         self.key = key
-        self._expand = expand
+        self.expansion = expansion
         self.own: str | None = None
         self.targets: tuple[Thing, ...] = ()
-        #: The digest of all it reaches, itself included; empty until :func:`settle` has been there.
+        #: What stands for all it reaches, itself included; empty until :func:`settle` has been there.
         self.value = ""
         #: Order of discovery, from 1; 0 for not yet.
         self.index = 0
@@ -43,17 +44,38 @@ class Thing:
 
     def expand(self) -> None:
         """Find out what it is and where it leads."""
-        if self._expand is not None:
-            self.own, targets = self._expand()
+        if self.expansion is not None:
+            self.own, targets = self.expansion()
             self.targets = tuple(dict.fromkeys(targets))
             # It holds on to what is not needed any more.
-            self._expand = None
+            self.expansion = None
+
+    def forget(self) -> None:
+        """Let go of all that it holds, and of what it leads to."""
+        self.expansion = None
+        self.own = None
+        self.targets = ()
+        self.value = ""
+
+
+def forget(things: Iterable[Thing]) -> None:
+    """Take apart *things* and all they reach, so that nothing of them stays: they may hold each other in circles."""
+    pending = list(things)
+    while pending:
+        thing = pending.pop()
+        pending += thing.targets
+        thing.forget()
 
 
 def settle(root: Thing) -> str:
-    """Return the value of *root*; give all it reaches theirs (Tarjan's algorithm)."""
-    if root.value:
-        return root.value
+    """Return the value of *root*; give all it reaches theirs."""
+    if not root.value and not _leads_nowhere(root):
+        _settle_all(root)
+    return root.value
+
+
+def _settle_all(root: Thing) -> None:
+    """Give *root*, which is expanded, and all it reaches their values (Tarjan's algorithm)."""
     counter = 0
     #: Things seen whose circle is not complete yet.
     open_things: list[Thing] = []
@@ -63,7 +85,6 @@ def settle(root: Thing) -> str:
         if fresh is not None:
             counter += 1
             fresh.index = fresh.low = counter
-            fresh.expand()
             open_things.append(fresh)
             path.append((fresh, iter(fresh.targets)))
             fresh = None
@@ -71,18 +92,29 @@ def settle(root: Thing) -> str:
         for target in targets:
             if target.value:
                 continue
-            if not target.index:
+            if target.index:
+                thing.low = min(thing.low, target.index)
+            elif not _leads_nowhere(target):
                 fresh = target
                 break
-            thing.low = min(thing.low, target.index)
         if fresh is not None:
             continue
         path.pop()
         if thing.low == thing.index:
             _close(open_things, thing)
         if not path:
-            return root.value
+            return
         path[-1][0].low = min(path[-1][0].low, thing.low)
+
+
+def _leads_nowhere(thing: Thing) -> bool:
+    """Expand a thing; one that leads nowhere has its value at once."""
+    thing.expand()
+    if thing.targets:
+        return False
+    # This needs no digest: all other values are digests, and have no space in them.
+    thing.value = f"{thing.key} {thing.own}"
+    return True
 
 
 def _close(open_things: list[Thing], first: Thing) -> None:
@@ -106,6 +138,8 @@ class Parts(Mapping[str, str]):
     Ten thousand functions of which each calls the next reach fifty million things altogether.
     """
 
+    __slots__ = ("_made", "_roots")
+
     def __init__(self, roots: Iterable[Thing]) -> None:
         self._roots = tuple(roots)
         self._made: dict[str, str] | None = None
@@ -127,19 +161,27 @@ class Parts(Mapping[str, str]):
 
     def _all(self) -> dict[str, str]:
         if self._made is None:
-            owns: dict[str, set[str]] = {}
-            seen = dict.fromkeys(self._roots)
-            pending = list(seen)
-            while pending:
-                thing = pending.pop()
-                if thing.own is not None:
-                    owns.setdefault(thing.key, set()).add(thing.own)
-                for target in thing.targets:
-                    if target not in seen:
-                        seen[target] = None
-                        pending.append(target)
-            self._made = {
-                key: min(own) if len(own) == 1 else digest_of(*sorted(own)) for key, own in sorted(owns.items())
-            }
+            self._made = _parts(self._roots)
             self._roots = ()
         return self._made
+
+
+def _parts(roots: Iterable[Thing]) -> dict[str, str]:
+    """The own digests of all that *roots* reach, by key, sorted; of several with one key the digest of them all."""
+    owns: dict[str, str] = {}
+    several: dict[str, set[str]] = {}
+    seen = set(roots)
+    pending = list(seen)
+    while pending:
+        thing = pending.pop()
+        if not thing.value:
+            message = f"the printer was closed before anybody asked for the parts of {thing.key}"
+            raise RuntimeError(message)
+        if thing.own is not None and owns.setdefault(thing.key, thing.own) != thing.own:
+            several.setdefault(thing.key, {owns[thing.key]}).add(thing.own)
+        fresh = [target for target in thing.targets if target not in seen]
+        seen.update(fresh)
+        pending += fresh
+    for key, own in several.items():
+        owns[key] = digest_of(*sorted(own))
+    return dict(sorted(owns.items()))

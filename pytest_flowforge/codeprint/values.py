@@ -40,7 +40,7 @@ def parameter_digest(parameters: Mapping[str, object], describe: Callable[[objec
     *describe* may give a text for a function, class or other callable, such as the digest of its code. Without it, a
     function is its qualified name and its bytecode, a class its qualified name.
     """
-    return value_digest(dict(parameters), describe)
+    return value_digest(dict(parameters), describe) if parameters else _NO_PARAMETERS
 
 
 def value_digest(value: object, describe: Callable[[object], str | None] | None = None) -> str:
@@ -258,3 +258,7 @@ def _opaque(value: object) -> str:
     except Exception:  # noqa: BLE001 - as above
         shown = ""
     return _tagged(f"opaque {_qualified(type(value))}", _text(shown))
+
+
+#: Most tasks have none.
+_NO_PARAMETERS = value_digest({})

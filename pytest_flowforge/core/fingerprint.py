@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["DIGITS", "Fingerprint", "digest_of", "explain"]
+__all__ = ["DIGITS", "Fingerprint", "digest_of", "explain", "text_digest"]
 
 #: Hexadecimal digits of a digest: enough that two of a trillion different things never share one by accident.
 DIGITS = 32
@@ -44,8 +44,12 @@ class Fingerprint:
 
 def digest_of(*texts: str) -> str:
     """The digest of *texts*, in this order; ``("ab", "c")`` and ``("a", "bc")`` differ."""
-    framed = "".join([f"{len(text)}:{text}" for text in texts])
-    return sha256(framed.encode("utf-8", "surrogatepass")).hexdigest()[:DIGITS]
+    return text_digest("".join([f"{len(text)}:{text}" for text in texts]))
+
+
+def text_digest(text: str) -> str:
+    """The digest of one *text* as it stands. That of several, put together, might be the same."""
+    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:DIGITS]
 
 
 def explain(before: Mapping[str, str], after: Mapping[str, str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import pickle
 import shutil
@@ -1063,6 +1064,119 @@ def test_parts_travel_as_a_plain_dict(tmp_path: Path) -> None:
     assert list(copy.parts) == sorted(copy.parts)
 
 
+def test_all_parts_are_those_of_all_digests(tmp_path: Path) -> None:
+    write(tmp_path, {**PLAIN, "flow_box.py": CLASSES})
+    with imported(tmp_path, "flow_etl") as etl, imported(tmp_path, "flow_box") as box:
+        printer = CodePrinter([tmp_path])
+        assert printer.parts() == {}
+        told = [printer.digest(etl.flow_task), printer.digest(etl.flow_other, [etl.helpers.unused])]
+        told += [printer.digest(pick(box, f"FlowBox.{name}")) for name in ("flow_one", "flow_two", "flow_lazy")]
+        together = {key: own for one in told for key, own in one.parts.items()}
+        assert printer.parts() == together
+        assert list(printer.parts()) == sorted(together)
+        told.append(printer.digest(box.flow_uses_class))
+        assert printer.parts() == {**together, **told[-1].parts}
+        assert printer.parts() != together
+
+
+def test_several_digests_of_one_key_count_together(tmp_path: Path) -> None:
+    write(tmp_path, PLAIN)
+    with imported(tmp_path, "flow_etl") as module:
+        printer = CodePrinter([tmp_path])
+        first, second, third = [functools.partial(module.flow_other, number) for number in range(3)]
+        alone = [printer.digest(one).parts["partial[0]"] for one in (first, second)]
+        both = CodePrinter([tmp_path]).digest(second, [first]).parts
+        assert printer.parts() == both
+        assert both["partial[0]"] not in alone
+        assert printer.digest(first, [third]).parts != both
+
+
+#: Functions and classes that reach each other in circles, a value, and a class that is named but not asked for.
+CIRCLES = """
+import helpers
+
+vars()["made"] = lambda: back
+
+
+class FlowBox:
+    def flow_one(self):
+        return self, back, helpers.unused, FlowBox, made, eval("1")
+
+    def fixed(self):
+        return self.flow_one()
+
+
+class FlowRest:
+    def flow_two(): ...
+
+
+def back():
+    return forth()
+
+
+def forth():
+    return back(), FlowBox
+"""
+
+
+def _living_parts() -> list[object]:
+    """What belongs to printers and is still there."""
+    kinds = ("things", "reach", "living", "project", "index", "syntax", "reading")
+    modules = {"pytest_flowforge.codeprint", *[f"pytest_flowforge.codeprint.{kind}" for kind in kinds]}
+    return [one for one in gc.get_objects() if type(one).__module__ in modules]
+
+
+def test_nothing_stays_of_a_printer_that_was_closed(tmp_path: Path) -> None:
+    write(tmp_path, {"flow_etl.py": CIRCLES, "helpers.py": HELPERS})
+    gc.collect()
+    gc.disable()
+    try:
+        with imported(tmp_path, "flow_etl") as module:
+            before = len(_living_parts())
+            printer = CodePrinter([tmp_path])
+            told = [printer.digest(pick(module, name)) for name in ("FlowBox.flow_one", "FlowRest.flow_two", "back")]
+            values = [one.value for one in told]
+            looked_at = dict(told[0].parts)
+            assert "flow_etl.py::made (value)" not in looked_at
+            assert {"flow_etl.py::forth", "helpers.py::unused"} < set(looked_at)
+            assert len(_living_parts()) > before
+            printer.close()
+            assert [one.value for one in told] == values
+            assert told[0].parts == looked_at
+            with pytest.raises(RuntimeError, match="closed before anybody asked for the parts of"):
+                dict(told[2].parts)
+            assert printer.parts() == {}
+            # It begins anew.
+            assert printer.digest(module.back).value == values[2]
+            printer.close()
+            printer.close()
+            del printer, told
+            assert len(_living_parts()) == before
+    finally:
+        gc.enable()
+
+
+def test_what_runs_in_no_circle_needs_no_closing(tmp_path: Path) -> None:
+    write(tmp_path, PLAIN)
+    gc.collect()
+    gc.disable()
+    try:
+        with imported(tmp_path, "flow_etl") as module:
+            before = len(_living_parts())
+            assert CodePrinter([tmp_path]).digest(module.flow_task).parts
+            assert len(_living_parts()) == before
+    finally:
+        gc.enable()
+
+
+def test_a_function_that_is_looked_at_stays_as_small_as_it_was(tmp_path: Path) -> None:
+    write(tmp_path, PLAIN)
+    with imported(tmp_path, "flow_etl") as module:
+        before = [type(one) for one in gc.get_referents(module.flow_other)]
+        CodePrinter([tmp_path]).digest(module.flow_other)
+        assert [type(one) for one in gc.get_referents(module.flow_other)] == before
+
+
 def test_a_long_chain_of_calls_needs_no_recursion_and_no_square_of_its_length(tmp_path: Path) -> None:
     count = 20_000
     lines = [f"def flow_{number}():\n    return flow_{number + 1}()\n" for number in range(count)]
@@ -1072,6 +1186,7 @@ def test_a_long_chain_of_calls_needs_no_recursion_and_no_square_of_its_length(tm
         values = {printer.digest(getattr(module, f"flow_{number}")).value for number in range(count)}
         assert len(values) == count
         assert len(printer.digest(module.flow_0).parts) == count + 1
+        assert len(printer.parts()) == count + 1
 
 
 def test_a_large_circle_of_functions(tmp_path: Path) -> None:

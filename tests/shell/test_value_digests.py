@@ -223,7 +223,7 @@ def test_somebody_else_may_describe_code() -> None:
 
 
 def test_parameters_are_told_apart_by_name() -> None:
-    assert parameter_digest({}) == parameter_digest({})
+    assert parameter_digest({}) == value_digest({})
     told = [parameter_digest(one) for one in ({}, {"a": 1}, {"b": 1}, {"a": 1, "b": 1}, {"a": {"b": 1}})]
     assert len(set(told)) == len(told)
     assert parameter_digest({"a": 1, "b": 2}) == parameter_digest({"b": 2, "a": 1})
