@@ -50,7 +50,7 @@ class Fingerprints:
 
     def parts(self) -> dict[str, str]:
         """Return the digests of all pieces of code that the tasks asked about so far are made of, by name."""
-        return getattr(self._printer, "parts", dict)()  # TEMPORARY
+        return self._printer.parts()
 
     def parts_of(self, task: TaskId) -> Mapping[str, str]:
         """Return those of the pieces that *task* is made of."""
@@ -72,7 +72,7 @@ class Fingerprints:
 
     def close(self) -> None:
         """Give up everything that is known of code: it is much, and needed no more."""
-        getattr(self._printer, "close", lambda: None)()  # TEMPORARY
+        self._printer.close()
         self._codes.clear()
 
     def _of(self, entry: Entry) -> Fingerprint:
