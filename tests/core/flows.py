@@ -241,13 +241,16 @@ class Script:
 
 
 def predict(
-    graph: TaskGraph, outcome: Callable[[TaskId, int], Outcome], restored: Iterable[TaskId] = ()
+    graph: TaskGraph,
+    outcome: Callable[[TaskId, int], Outcome],
+    restored: Iterable[TaskId] = (),
+    refused: Iterable[TaskId] = (),
 ) -> dict[TaskId, TaskState]:
     """The end of every task of a run that nobody stops."""
-    stands = set(restored)
+    given = {**dict.fromkeys(restored, "reuse"), **dict.fromkeys(refused, "block")}
     ends: dict[TaskId, TaskState] = {}
     for name in TopologicalSorter({task.id: task.needs for task in graph}).static_order():
-        fate = "reuse" if name in stands else rule_says(graph[name].when, [ends[need] for need in graph[name].needs])
+        fate = given.get(name) or rule_says(graph[name].when, [ends[need] for need in graph[name].needs])
         ends[name] = _FATES[fate] if fate in _FATES else _try_out(graph[name], outcome)
     return ends
 

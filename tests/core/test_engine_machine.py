@@ -53,7 +53,9 @@ class EngineMachine(RuleBasedStateMachine):
         self.policy = RunPolicy(slots, grace)
         self.patience = patience
         self.restored = dict.fromkeys(data.draw(_few([task.id for task in graph])), "stands")
-        self.engine = Engine(graph, self.policy, restored=self.restored)
+        refused = data.draw(_few([task.id for task in graph]))
+        self.refused = {name: "may have done its work" for name in refused if name not in self.restored}
+        self.engine = self.make_engine()
         self.script = Script(data)
         self.now = 0.0
         self.slots = slots
@@ -66,8 +68,11 @@ class EngineMachine(RuleBasedStateMachine):
         self.resume_at: dict[TaskId, float] = {}
         self.deadlines: dict[TaskId, float] = {}
         self.ended = 0
-        self.history: list[tuple[tuple[Signal, ...], Reaction]] = []
+        self.history: list[tuple[tuple[Signal, ...], bool, Reaction]] = []
         self.feed(RunStarted(self.now))
+
+    def make_engine(self) -> Engine:
+        return Engine(self.graph, self.policy, restored=self.restored, refused=self.refused)
 
     # What can happen.
 
@@ -95,6 +100,17 @@ class EngineMachine(RuleBasedStateMachine):
     @rule(which=st.integers(0, 7), abort=st.sampled_from([False] * 5 + [True]))
     def finish_and_stop(self, which: int, *, abort: bool) -> None:
         self.feed(self.end(which), self.requested(abort=abort))
+
+    @precondition(lambda self: self.flying)
+    @rule(which=st.integers(0, 7), stops=st.booleans())
+    def finish_and_hear_of_it_before_anything_starts(self, which: int, *, stops: bool) -> None:
+        reaction = self.feed(self.end(which), hold=True)
+        assert all(isinstance(command, CancelAttempt) for command in reaction.commands)
+        assert not any(isinstance(event, RunEnded) for event in reaction.events)
+        if stops and len(self.history) > self.patience:
+            self.feed(self.requested(abort=False), TimeReached(self.now))
+        else:
+            self.feed(TimeReached(self.now))
 
     @rule(which=st.integers(0, 100), attempt=st.integers(0, 4), outcome=outcomes)
     def finish_what_does_not_run(self, which: int, attempt: int, outcome: Outcome) -> None:
@@ -156,9 +172,9 @@ class EngineMachine(RuleBasedStateMachine):
     def requested(self, *, abort: bool) -> StopRequested:
         return StopRequested("enough", self.now, abort)
 
-    def feed(self, *signals: Signal) -> Reaction:
-        reaction = self.engine.handle(*signals)
-        self.history.append((signals, reaction))
+    def feed(self, *signals: Signal, hold: bool = False) -> Reaction:
+        reaction = self.engine.handle(*signals, hold=hold)
+        self.history.append((signals, hold, reaction))
         for signal in signals:
             if isinstance(signal, StopRequested) and not self.ended and not (self.stop and self.stop.abort):
                 self.stop = signal if self.stop is None or signal.abort else self.stop
@@ -206,6 +222,8 @@ class EngineMachine(RuleBasedStateMachine):
             assert event.resume_at is not None
             if event.resume_at > self.now:
                 self.resume_at[event.task] = event.resume_at
+        elif event.after is TaskState.BLOCKED and event.task in self.refused:
+            assert (event.cause, event.because) == (None, "may have done its work")
         elif event.after is TaskState.BLOCKED:
             assert event.cause in self.graph[event.task].needs
             assert self.shadow[event.cause] in _BAD
@@ -270,7 +288,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     def compare_with_oracle(self) -> None:
         if self.stop is None:
-            assert self.shadow == predict(self.graph, self.script, self.restored)
+            assert self.shadow == predict(self.graph, self.script, self.restored, self.refused)
             return
         for task in self.graph:
             self.compare_stopped(task.id)
@@ -289,7 +307,7 @@ class EngineMachine(RuleBasedStateMachine):
             assert self.stop.abort or task.when is not Trigger.ANY_FAILED or TaskState.PENDING in upstream
             assert self.stop.abort or task.when is not Trigger.ANY_FAILED or _BAD.isdisjoint(upstream)
         elif state is TaskState.BLOCKED:
-            assert not _BAD.isdisjoint(upstream)
+            assert name in self.refused or not _BAD.isdisjoint(upstream)
         elif state is TaskState.SKIPPED:
             assert verdict(task.when, upstream) is Verdict.SKIP
         else:
@@ -298,9 +316,9 @@ class EngineMachine(RuleBasedStateMachine):
 
     def replay(self) -> None:
         """The same signals make the same reactions."""
-        again = Engine(self.graph, self.policy, restored=self.restored)
-        for signals, reaction in self.history:
-            assert again.handle(*signals) == reaction
+        again = self.make_engine()
+        for signals, hold, reaction in self.history:
+            assert again.handle(*signals, hold=hold) == reaction
 
 
 EngineMachine.TestCase.settings = settings(max_examples=300, stateful_step_count=30)
