@@ -22,7 +22,7 @@ import copy
 import inspect
 import sys
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TextIO
 
 import pytest
@@ -45,6 +45,7 @@ __all__ = [
     "call",
     "collect_children",
     "fixture_view",
+    "keep_hook_proxies",
     "probe",
     "redirect_terminal",
     "register_fixture",
@@ -237,6 +238,20 @@ def fixture_view(item: pytest.Function) -> FixtureView:
     """Read the fixture information that pytest has collected for *item*."""
     info = item._fixtureinfo  # noqa: SLF001
     return FixtureView(tuple(info.argnames), tuple(info.names_closure), info.name2fixturedefs)
+
+
+@contextmanager
+def keep_hook_proxies(session: pytest.Session) -> Iterator[None]:
+    """Let *session* choose only once for each path which conftest.py files have a say there.
+
+    pytest chooses anew for each hook it calls for an item. To be used after collection, which loads those files. What
+    is chosen stays alive to plugins that come and go: it names the files that are left out, and nothing else.
+    """
+    session.gethookproxy = cache(session.gethookproxy)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del session.gethookproxy
 
 
 class OwnFixtures:

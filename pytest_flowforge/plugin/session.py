@@ -14,6 +14,7 @@ from pytest_flowforge.plugin import fixtures
 from pytest_flowforge.plugin.accounting import Accounting
 from pytest_flowforge.plugin.collecting import Collecting, FlowModule
 from pytest_flowforge.plugin.graphing import Blueprint, draw
+from pytest_flowforge.plugin.items import adopt
 from pytest_flowforge.plugin.joining_files import collect_file
 from pytest_flowforge.plugin.naming import plural
 from pytest_flowforge.plugin.options import Mode, Options
@@ -111,6 +112,7 @@ class FlowSession:
     ) -> Generator[None, object, object]:
         """Draw the graph before any other plugin chooses among the items, and complete their choice after."""
         self._keep(items, [item for item in items if _is_task(item)])
+        adopt(items)
         directory, blueprint = self._draw(session, items)
         graph = self._check(session, items, blueprint)
         if graph is None:
