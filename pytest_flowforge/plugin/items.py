@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from functools import cached_property
 from types import FunctionType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-
-    from _pytest.nodes import Node
 
 __all__ = ["FlowFunction", "adopt"]
 
@@ -67,12 +65,12 @@ class FlowFunction(pytest.Function):
         """As pytest has it; the other questions about marks come here as well."""
         return super().iter_markers(name) if _has_marks(self) else iter(())
 
-    def iter_markers_with_node(self, name: str | None = None) -> Iterator[tuple[Node, pytest.Mark]]:
+    def iter_markers_with_node(self, name: str | None = None) -> Iterator[tuple[Any, pytest.Mark]]:
         """As pytest has it."""
         return super().iter_markers_with_node(name) if _has_marks(self) else iter(())
 
 
-def _has_marks(node: Node | None) -> bool:
+def _has_marks(node: Any) -> bool:
     # Looked at each time: anybody may add a mark to any node at any moment.
     while node is not None:
         if node.own_markers:

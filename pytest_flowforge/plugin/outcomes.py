@@ -24,7 +24,7 @@ class Attempt:
     ``inputs`` are the parameters that name tasks, with what arrives there; ``value`` is what the function returned.
     """
 
-    __slots__ = ("_phases", "_troubles", "inputs", "number", "value")
+    __slots__ = ("_keywords", "_phases", "_troubles", "inputs", "number", "value")
 
     def __init__(self, number: int, inputs: Mapping[str, Any]) -> None:
         self.number = number
@@ -32,6 +32,8 @@ class Attempt:
         self.value: Any = None
         #: How many phases have been reported.
         self._phases = 0
+        #: Those of the last report.
+        self._keywords: Mapping[str, Any] | None = None
         #: The phases that did not pass, with the exception that ended each.
         self._troubles: list[tuple[pytest.TestReport, BaseException | None]] = []
 
@@ -47,6 +49,14 @@ class Attempt:
         self._phases += 1
         if not report.passed:
             self._troubles.append((report, error))
+        self._share_keywords(report)
+
+    def _share_keywords(self, report: pytest.TestReport) -> None:
+        # pytest keeps every report to the end. Three times the same keywords are a sixth of what a task takes up.
+        if report.keywords == self._keywords:
+            report.keywords = self._keywords
+        else:
+            self._keywords = report.keywords
 
     def outcome(self) -> Outcome:
         """Judge the attempt by the phases so far: the first that failed counts, else a skip, else it is a success."""

@@ -13,7 +13,7 @@ from pytest_flowforge.errors import GraphError, Problem
 from pytest_flowforge.plugin import fixtures
 from pytest_flowforge.plugin.accounting import Accounting
 from pytest_flowforge.plugin.collecting import Collecting, FlowModule
-from pytest_flowforge.plugin.graphing import Blueprint, draw
+from pytest_flowforge.plugin.graphing import Blueprint, Needs, draw
 from pytest_flowforge.plugin.items import adopt
 from pytest_flowforge.plugin.joining_files import collect_file
 from pytest_flowforge.plugin.naming import plural
@@ -27,9 +27,10 @@ from pytest_flowforge.plugin.terminal import Terminal
 from pytest_flowforge.report.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
+    from collections.abc import Generator, Iterable, Mapping
 
     from pytest_flowforge.core.model import TaskId
+    from pytest_flowforge.plugin.entries import Entry
 
 __all__ = ["FlowSession", "activate"]
 
@@ -77,8 +78,9 @@ class _Flows:
     """What a session has collected."""
 
     graph: TaskGraph
-    directory: Directory
-    blueprint: Blueprint
+    #: Of the directory, which is large and whose work is done, this alone is kept.
+    entries: Mapping[TaskId, Entry]
+    needs: Mapping[TaskId, Needs]
     selection: Selection
 
 
@@ -179,7 +181,7 @@ class FlowSession:
         wanted = selection.all
         unwanted = [entry.item for entry in directory.entries.values() if entry.id not in wanted]
         self._deselect([item for item in unwanted if item not in self._deselected])
-        return _Flows(ordered, directory, blueprint, selection)
+        return _Flows(ordered, directory.entries, blueprint.needs, selection)
 
     def _keep(self, items: list[pytest.Item], kept: list[pytest.Item]) -> None:
         if len(kept) < len(items):
@@ -220,7 +222,7 @@ class FlowSession:
             manager.unregister(name=name)
 
     def _run(self, session: pytest.Session, flows: _Flows) -> None:
-        runner = Runner(session, flows.graph, flows.directory.entries, flows.blueprint.needs, self._terminal.tell)
+        runner = Runner(session, flows.graph, flows.entries, flows.needs, self._terminal.tell)
         self._config.stash[fixtures.RUNNER] = runner
         self._terminal.watch(runner.summary)
         accounting = Accounting(
