@@ -1,4 +1,4 @@
-"""10,000 tasks that do nothing, against plain pytest on the same functions named as tests."""
+"""10,000 tasks that do nothing, with a checkpoint, against plain pytest on the same functions named as tests."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ def main() -> None:
     """Measure and print."""
     options = arguments(__doc__, rounds=5)
     with workspace({"test_many.py": _functions("test"), "flow_many.py": _functions("flow")}) as folder:
+        flows = pytest_command("--flowforge", "flow_many.py", "--ff-checkpoint", "kept", plugins=EVERYTHING)
         run = partial(process, folder=folder, expect=f"{COUNT} passed")
         rounds = interleave(
             {
-                "flows": partial(run, pytest_command("--flowforge", "flow_many.py", plugins=EVERYTHING)),
+                "flows": partial(run, flows),
                 "tests": partial(run, pytest_command("test_many.py", plugins=DEPENDENCIES)),
                 "bare": partial(run, pytest_command("test_many.py")),
             },

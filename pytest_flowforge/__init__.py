@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pytest_flowforge.declare import depends_on
-    from pytest_flowforge.errors import FlowforgeError, GraphError, SelectionError
+    from pytest_flowforge.errors import CheckpointError, FlowforgeError, GraphError, ResultError, SelectionError
     from pytest_flowforge.results import NoResult
 
 __all__ = [
+    "CheckpointError",
     "FlowforgeError",
     "GraphError",
     "NoResult",
+    "ResultError",
     "SelectionError",
     "__version__",
     "depends_on",
@@ -27,9 +29,11 @@ __version__ = "0.1.0"
 
 #: Public name -> the module that defines it.
 _HOMES = {
+    "CheckpointError": "pytest_flowforge.errors",
     "FlowforgeError": "pytest_flowforge.errors",
     "GraphError": "pytest_flowforge.errors",
     "NoResult": "pytest_flowforge.results",
+    "ResultError": "pytest_flowforge.errors",
     "SelectionError": "pytest_flowforge.errors",
     "depends_on": "pytest_flowforge.declare",
 }

@@ -69,8 +69,8 @@ class Driver:
     every event in order, and one that raises ends the run on the spot. ``on_value`` gets the result of each success
     that still counts, before anybody is told that it is one.
 
-    ``ask`` is called between two jobs, after something has finished and before anything new starts: a signal it
-    returns (StopRequested, most likely) takes effect together with that end. ``on_interrupt`` is called with what was
+    ``ask`` is called between two jobs, after the sinks were told what has finished and before anything new starts: a
+    signal it returns (StopRequested, most likely) takes effect before that. ``on_interrupt`` is called with what was
     raised while jobs were made or executed, and returns the signals that follow from it; raising from it, or returning
     none, ends the run on the spot. By default the first exception stops the run cleanly (see :func:`interrupted`), and
     a second one ends it without clean-up. In either case :meth:`run` raises the first one in the end.
@@ -98,7 +98,7 @@ class Driver:
         self._on_interrupt = on_interrupt or self._stop_cleanly
         self._slots: int | None = None
         #: Signals fed while others were being handled: a sink may feed one.
-        self._inbox: deque[tuple[Signal, ...]] = deque()
+        self._inbox: deque[tuple[tuple[Signal, ...], bool]] = deque()
         self._feeding = False
         #: Commands not obeyed yet.
         self._commands: deque[Command] = deque()
@@ -110,30 +110,33 @@ class Driver:
         try:
             self.feed(*self._slots_now(), RunStarted(self.clock.now()), *self._asked())
             while not self.engine.done:
-                self.feed(*self._next_signals())
+                # What has ended is kept and shown before anything that builds on it starts.
+                self.feed(*self._next_signals(), hold=True)
+                self.feed(*self._asked(), TimeReached(self.clock.now()))
             self._obey()
         finally:
             self._executor.close()
         if self._broken is not None:
             raise self._broken
 
-    def feed(self, *signals: Signal) -> None:
+    def feed(self, *signals: Signal, hold: bool = False) -> None:
         """Hand *signals* to the engine as one, and tell the sinks what has happened.
 
-        What is to be done about it is done before the next wait. May be called by sinks and jobs, from this thread.
+        What is to be done about it is done before the next wait; with ``hold`` nothing new starts yet. May be called
+        by sinks and jobs, from this thread.
         """
-        self._inbox.append(signals)
+        self._inbox.append((signals, hold))
         if self._feeding:
             return
         self._feeding = True
         try:
             while self._inbox:
-                self._handle(self._inbox.popleft())
+                self._handle(*self._inbox.popleft())
         finally:
             self._feeding = False
 
-    def _handle(self, signals: Sequence[Signal]) -> None:
-        reaction = self.engine.handle(*signals)
+    def _handle(self, signals: Sequence[Signal], hold: bool) -> None:  # noqa: FBT001 - what feed() was given
+        reaction = self.engine.handle(*signals, hold=hold)
         self._commands.extend(reaction.commands)
         for event in reaction.events:
             for sink in self._sinks:
@@ -146,10 +149,7 @@ class Driver:
             ends = self._obey() or self._ends(self._wait())
         except BaseException as broken:  # noqa: BLE001  (KeyboardInterrupt is the very case; run() raises it again)
             return self._consequences(broken)
-        if self.engine.wake_at is not None:
-            ends.extend(self._times())
         ends.extend(self._slots_now())
-        ends.extend(self._asked())
         return ends
 
     def _wait(self) -> Sequence[Finished]:
@@ -177,11 +177,6 @@ class Driver:
             except Exception as error:  # noqa: BLE001  (a result that nobody can have is this attempt's failure)
                 return AttemptFinished(end.task, end.attempt, _failure(error), at)
         return AttemptFinished(end.task, end.attempt, end.outcome, at)
-
-    def _times(self) -> Sequence[Signal]:
-        now = self.clock.now()
-        wake_at = self.engine.wake_at
-        return (TimeReached(now),) if wake_at is not None and wake_at <= now else ()
 
     def _slots_now(self) -> Sequence[Signal]:
         """Return the number of slots when it has changed: workers come and go."""

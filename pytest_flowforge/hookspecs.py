@@ -10,8 +10,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import pytest
+
     from pytest_flowforge.core.model import Task
     from pytest_flowforge.core.observed import Run, TaskResult
+    from pytest_flowforge.storage.codec import Codec
 
 __all__: list[str] = []
 
@@ -34,3 +39,18 @@ def pytest_flowforge_task_finished(task: Task, result: TaskResult) -> None:
 
 def pytest_flowforge_run_finished(run: Run) -> None:
     """Nothing runs and nothing will; ``run.summary`` has the counts."""
+
+
+def pytest_flowforge_fingerprint(item: pytest.Item) -> Mapping[str, object] | object | None:
+    """What the task *item* is made of besides its code and parameters: a value, or a dict of values by name.
+
+    Called once a task when fingerprints are taken, in every session that keeps or reuses results. When a value differs
+    from that of an earlier run, its result does not stand. None adds nothing; the answers of all implementations count.
+    """
+
+
+def pytest_flowforge_make_codec(config: pytest.Config) -> Codec | None:
+    """A way to store results, tried before JSON and pickle; see :class:`pytest_flowforge.storage.codec.Codec`.
+
+    Called when a checkpoint is opened. None adds nothing; the last plugin that was registered is asked first.
+    """

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pytest_flowforge.core.model import TaskId
 
 __all__ = ["NoResult", "ValueStore"]
@@ -40,6 +42,14 @@ class ValueStore:
         #: How many tasks may still ask for each result.
         self._readers = readers
         self._values: dict[TaskId, Any] = {}
+
+    @property
+    def wanted(self) -> Mapping[TaskId, int]:
+        """How many tasks may still ask for each result."""
+        return self._readers
+
+    def __contains__(self, task: TaskId) -> bool:
+        return task in self._values
 
     def put(self, task: TaskId, value: Any) -> None:
         """Keep *value* as the result of *task* as long as somebody may ask for it."""

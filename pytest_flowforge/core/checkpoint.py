@@ -11,7 +11,15 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pytest_flowforge.core.model import TaskId
-from pytest_flowforge.core.records import FORMAT, TaskRecord, to_fingerprint, to_result_ref, to_task_record
+from pytest_flowforge.core.records import (
+    FORMAT,
+    TaskRecord,
+    key_of,
+    to_fingerprint,
+    to_pairs,
+    to_result_ref,
+    to_task_record,
+)
 from pytest_flowforge.core.states import DONE, TaskState
 from pytest_flowforge.errors import CheckpointDamaged, CheckpointError, CheckpointVersion
 
@@ -29,8 +37,9 @@ class RunRecord:
 
     ``began`` and ``ended`` are seconds since the epoch; ``ended`` is None while it goes on, and for ever when it was
     killed. ``stopped`` is the reason of an early end, else empty. ``tasks`` has every task of its graph, in the order
-    of declaration; ``carried`` what it kept of tasks outside of it. ``complete`` is false for a run that was ended
-    before it had described itself: nothing can be built on it.
+    of declaration; ``carried`` what it kept of tasks outside of it. ``rolls_back`` is the run whose results it made the
+    current ones, if it did nothing else. ``complete`` is false for a run that was ended before it had described itself:
+    nothing can be built on it.
     """
 
     id: str
@@ -44,6 +53,7 @@ class RunRecord:
     tasks: Mapping[TaskId, TaskRecord]
     carried: Mapping[TaskId, TaskRecord]
     in_doubt: tuple[TaskId, ...]
+    rolls_back: str = ""
 
     @property
     def standing(self) -> Mapping[TaskId, TaskRecord]:
@@ -72,16 +82,22 @@ class Checkpoint:
         raise CheckpointError(msg)
 
 
-def carry(previous: RunRecord | None, graph: Iterable[TaskId], collected: Iterable[TaskId]) -> dict[TaskId, TaskRecord]:
+def carry(
+    previous: RunRecord | None,
+    graph: Iterable[TaskId],
+    collected: Iterable[TaskId],
+    is_gone: Callable[[TaskId], bool] = lambda _: True,
+) -> dict[TaskId, TaskRecord]:
     """Return what a run of *graph*, a selection of all *collected* tasks, is to keep of the *previous* run.
 
-    Tasks that were not collected are gone from the flow, and with them what was known of them.
+    Of a task that was not collected *is_gone* tells whether it is gone from the flow, and with it what was known of it.
     """
     if previous is None:
         return {}
-    inside = frozenset(graph)
-    standing = previous.standing
-    return {task: standing[task] for task in collected if task in standing and task not in inside}
+    inside = frozenset(map(key_of, graph))
+    here = frozenset(map(key_of, collected))
+    outside = ((task, record) for task, record in previous.standing.items() if task not in inside)
+    return {task: record for task, record in outside if task in here or not is_gone(task)}
 
 
 def fold(records: Iterable[Record]) -> Checkpoint:
@@ -142,6 +158,7 @@ class _Story:
             complete=self.began is not None and whole,
             tasks=MappingProxyType(self.tasks),
             carried=MappingProxyType(self.carried),
+            rolls_back=start.get("back", ""),
             in_doubt=tuple(task for task, record in states if record.state is TaskState.RUNNING),
         )
 
@@ -193,9 +210,12 @@ class _Story:
             str(record.get("because", message)),
             float(record.get("dur", 0.0)),
             to_result_ref(record.get("result")),
-            known.fingerprint,
+            to_fingerprint(record["print"]) if "print" in record else known.fingerprint,
             failure=kind,
             made=(self.run, int(record["s"])),
+            built_on=str(record.get("on", "")),
+            outputs=to_pairs(record.get("outputs", {})),
+            expected=bool(outcome.get("expected", False)),
         )
 
     def on_ended(self, record: Record) -> None:

@@ -90,20 +90,25 @@ class Engine:
         policy: RunPolicy = _DEFAULT_POLICY,
         *,
         restored: Mapping[TaskId, str] | None = None,
+        refused: Mapping[TaskId, str] | None = None,
         ranks: Sequence[Any] | None = None,
     ) -> None:
         """Prepare to run *graph*.
 
-        ``restored`` maps tasks whose results stand to the reason; they become REUSED when the run starts. ``ranks``
-        holds one sortable per position, and among ready tasks the smallest starts first; by default that is the
-        highest priority, then the first declared. Raises :class:`UnknownTask` for a restored task that is not in
-        *graph*, :class:`ValueError` for ranks that do not fit it.
+        ``restored`` maps tasks whose results stand to the reason; they become REUSED when the run starts. ``refused``
+        maps tasks that may not run to the reason; they become BLOCKED then. ``ranks`` holds one sortable per position,
+        and among ready tasks the smallest starts first; by default that is the highest priority, then the first
+        declared. Raises :class:`UnknownTask` for a restored or refused task that is not in *graph*,
+        :class:`ValueError` for ranks that do not fit it.
         """
         self._graph = graph
         self._policy = policy
         self._ids = [task.id for task in graph]
         self._downstream = graph.downstream_positions
-        self._restored = {graph.position(task): because for task, because in (restored or {}).items()}
+        #: What some tasks are from the start, and why; a refused one is never restored.
+        self._given = {graph.position(task): (TaskState.REUSED, because) for task, because in (restored or {}).items()}
+        for task, because in (refused or {}).items():
+            self._given[graph.position(task)] = (TaskState.BLOCKED, because)
         self._by_rank, self._rank = _ranking(graph.tasks, ranks)
         self._rules = [task.when for task in graph]
         self._exclusive = frozenset(position for position, task in enumerate(graph) if task.exclusive)
@@ -201,18 +206,19 @@ class Engine:
 
     # Signals.
 
-    def handle(self, *signals: Signal) -> Reaction:
+    def handle(self, *signals: Signal, hold: bool = False) -> Reaction:
         """Take in what has happened and return what follows from it.
 
-        Several signals are taken in order but nothing starts in between: that is how a failure and the stop it calls
-        for, or two ends at the same time, are seen as one. Raises :class:`UnknownTask` for a task the graph does not
-        hold, with nothing changed by that signal. After the run has ended nothing has consequences any more.
+        Several signals are taken in order but nothing starts in between: that is how two ends at the same time are
+        seen as one. With ``hold`` nothing starts, and the run does not end, before the next call: whoever hears of a
+        failure may want to stop the run first. Raises :class:`UnknownTask` for a task the graph does not hold, with
+        nothing changed by that signal. After the run has ended nothing has consequences any more.
         """
         if self._ended:
             return Reaction()
         for signal in signals:
             self._take_in(signal)
-        if self._begun and signals:
+        if self._begun and signals and not hold:
             at = signals[-1].at
             self._fill_slots(at)
             self._end_if_over(at)
@@ -240,10 +246,12 @@ class Engine:
     def _on_started(self, signal: RunStarted) -> None:
         self._begun = True
         self._events.append(RunBegan(len(self._graph), signal.at))
-        for position in sorted(self._restored):
-            self._move(position, TaskState.REUSED, signal.at, because=self._restored[position])
+        given = sorted(self._given)
+        for position in given:
+            state, because = self._given[position]
+            self._move(position, state, signal.at, because=because)
         roots = [position for position, missing in enumerate(self._missing) if not missing]
-        self._settled(sorted(self._restored), signal.at)
+        self._settled(given, signal.at)
         for position in roots:
             if self._states[position] is TaskState.PENDING:
                 self._judge_first(position, signal.at)

@@ -6,7 +6,7 @@ every hash seed. They tell versions apart; nothing here protects against somebod
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -24,12 +24,14 @@ class Fingerprint:
     """What one task is made of, apart from the results of its upstreams.
 
     ``code`` and ``parameters`` are digests. ``extra`` has (what, its digest or version) of everything else that counts:
-    declared input files, environment variables, a version, which tasks are upstream, what plugins added.
+    declared input files, environment variables, a version, which tasks are upstream, what plugins added. ``shown`` has
+    (name, short text) of the parameters, for people only.
     """
 
     code: str
     parameters: str = ""
     extra: tuple[tuple[str, str], ...] = ()
+    shown: tuple[tuple[str, str], ...] = field(default=(), compare=False)
 
     def change(self, now: Fingerprint) -> str:
         """Say what is different *now*, the most telling difference only: ``code changed``; empty when nothing is."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from pytest_flowforge.core.fingerprint import Fingerprint
+from pytest_flowforge.core.fingerprint import Fingerprint, digest_of
 from pytest_flowforge.core.messages import RunBegan, RunEnded, TaskMoved
 from pytest_flowforge.core.model import Failure, Lost, Outcome, Skipped, TaskId
-from pytest_flowforge.core.states import TaskState
+from pytest_flowforge.core.states import SUCCEEDED, TaskState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,7 +28,12 @@ __all__ = [
     "ResultRef",
     "RunHeader",
     "TaskRecord",
+    "built_on",
+    "from_fingerprint",
+    "key_of",
     "redact",
+    "to_fingerprint",
+    "to_pairs",
     "to_result_ref",
     "to_task_record",
 ]
@@ -71,7 +77,9 @@ class TaskRecord:
 
     ``seconds`` is how long the last attempt that ended took; ``failure`` the kind of its failure in a word, else
     empty. ``made`` is where the record that ended it stands: its run and its sequence number there, which order all
-    ends there ever were. A reused task keeps that of its result, and ``reused_from`` names the run.
+    ends there ever were. A reused task keeps that of its result, and ``reused_from`` names the run. ``built_on`` is the
+    digest of the results of its upstreams (see :func:`built_on`), empty when it has none or that is not known;
+    ``outputs`` has (path, digest) of the files it declared to make. ``expected`` is for a failure that was.
     """
 
     state: TaskState = TaskState.PENDING
@@ -83,6 +91,14 @@ class TaskRecord:
     reused_from: str = ""
     failure: str = ""
     made: tuple[str, int] = ("", -1)
+    built_on: str = ""
+    outputs: tuple[tuple[str, str], ...] = ()
+    expected: bool = False
+
+    @property
+    def token(self) -> str:
+        """What tasks downstream have seen of it: the digest of its result, or else its state; empty if unknown."""
+        return _token(self.state, self.result)
 
     def to_json(self) -> Record:
         fingerprint = self.fingerprint
@@ -96,6 +112,9 @@ class TaskRecord:
             "from": self.reused_from,
             "failure": self.failure,
             "made": list(self.made),
+            "on": self.built_on,
+            "outputs": dict(self.outputs),
+            "expected": self.expected,
         }
         return {name: fact for name, fact in facts.items() if fact}
 
@@ -127,6 +146,9 @@ def to_task_record(entry: Mapping[str, Any]) -> TaskRecord:
         reused_from=_checked(entry.get("from", ""), str),
         failure=_checked(entry.get("failure", ""), str),
         made=(_checked(run, str), _checked(sequence, int)),
+        built_on=_checked(entry.get("on", ""), str),
+        outputs=to_pairs(entry.get("outputs", {})),
+        expected=bool(entry.get("expected", False)),
     )
 
 
@@ -134,14 +156,21 @@ def to_fingerprint(entry: Sequence[Any]) -> Fingerprint:
     """Return the fingerprint *entry* was made from; raise :class:`ValueError` or :class:`TypeError`."""
     code, parameters, *more = entry
     extra = more[0] if more else {}
-    pairs = tuple((_checked(what, str), _checked(digest, str)) for what, digest in extra.items())
-    return Fingerprint(_checked(code, str), _checked(parameters, str), pairs)
+    shown = more[1] if more[1:] else {}
+    return Fingerprint(_checked(code, str), _checked(parameters, str), to_pairs(extra), to_pairs(shown))
+
+
+def to_pairs(entry: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Return the pairs of texts that *entry* was made from; raise :class:`TypeError` when it is none."""
+    return tuple((what, _checked(digest, str)) for what, digest in entry.items()) if entry else ()
 
 
 def from_fingerprint(fingerprint: Fingerprint) -> list[Any]:
     """Return *fingerprint* as JSON; :func:`to_fingerprint` turns it back."""
-    extra = [dict(fingerprint.extra)] if fingerprint.extra else []
-    return [fingerprint.code, fingerprint.parameters, *extra]
+    if not (fingerprint.extra or fingerprint.shown):
+        return [fingerprint.code, fingerprint.parameters]
+    shown = [dict(fingerprint.shown)] if fingerprint.shown else []
+    return [fingerprint.code, fingerprint.parameters, dict(fingerprint.extra), *shown]
 
 
 def _checked(value: Any, kind: type) -> Any:
@@ -158,6 +187,37 @@ def _natural(value: Any) -> int:
     return int(value)
 
 
+#: How many files a run names in its first record; it is read often.
+_MOST_FILES = 200
+
+#: Characters of an id in records; a longer one is cut there, and its digest stands for the rest.
+_LONGEST_ID = 1000
+
+
+def key_of(task: TaskId) -> TaskId:
+    """Return what *task* is called in records: its id, unless that is very long."""
+    return task if len(task) <= _LONGEST_ID else TaskId(f"{task[:_LONGEST_ID]}…{digest_of(task)}")
+
+
+def _token(state: TaskState, result: ResultRef | None) -> str:
+    if state in SUCCEEDED:
+        return result.sha256 if result is not None else ""
+    return state.value
+
+
+def built_on(tokens: Iterable[tuple[TaskId, str]]) -> str:
+    """Return the digest of what upstreams have handed on, given as pairs of a task and its token.
+
+    It is empty, and so equal to none, when one of them is not known.
+    """
+    texts = []
+    for task, token in tokens:
+        if not token:
+            return ""
+        texts += [task, token]
+    return digest_of(*texts)
+
+
 @dataclass(frozen=True, slots=True)
 class RunHeader:
     """What a run says about itself before its first task starts.
@@ -165,7 +225,10 @@ class RunHeader:
     ``fingerprints`` has every task of the graph, in the order of declaration. ``restored`` are the tasks of the graph
     whose results stand, with their records. ``carried`` are records of tasks outside of the graph (it may be a
     selection) that a later run may still build on. ``resumes`` is the run this one continues, else empty. ``argv`` is
-    written redacted.
+    written redacted. ``refused`` are tasks of the graph that may not run, with what is known of them: they stay what
+    they were. ``needs`` are the direct upstreams of tasks that have any, whether or not they are in the graph.
+    ``parts`` are the digests of the pieces of code that tasks are made of, by name. ``rolls_back`` is the run whose
+    results were made the current ones, for a run that did nothing else.
     """
 
     run: str
@@ -175,17 +238,38 @@ class RunHeader:
     resumes: str = ""
     restored: Mapping[TaskId, TaskRecord] = field(default_factory=dict)
     carried: Mapping[TaskId, TaskRecord] = field(default_factory=dict)
+    refused: Mapping[TaskId, TaskRecord] = field(default_factory=dict)
+    needs: Mapping[TaskId, Sequence[TaskId]] = field(default_factory=dict)
+    parts: Mapping[str, str] = field(default_factory=dict)
+    rolls_back: str = ""
 
 
 class Recorder:
     """Makes records of events.
 
     ``results`` is looked at when a task succeeds: whoever stores results puts the reference there before that is told.
+    So is ``outputs``, for digests of the files that a task has made, and ``fingerprints``, for tasks that were made of
+    something else when they started than the header says.
     """
 
-    def __init__(self, header: RunHeader, results: Mapping[TaskId, ResultRef]) -> None:
-        self._header = header
+    def __init__(
+        self,
+        header: RunHeader,
+        results: Mapping[TaskId, ResultRef],
+        outputs: Mapping[TaskId, Mapping[str, str]] = MappingProxyType({}),
+        fingerprints: Mapping[TaskId, Fingerprint] = MappingProxyType({}),
+    ) -> None:
+        self._run = header.run
+        #: Given up once it is written: it may be large.
+        self._header: RunHeader | None = header
+        self._needs = header.needs
         self._results = results
+        self._outputs = outputs
+        self._fingerprints = fingerprints
+        #: Tasks of which everything is said when the run begins.
+        self._said = frozenset((*header.restored, *header.refused))
+        #: What tasks have handed on, for those that others need.
+        self._tokens = {task: record.token for task, record in (*header.carried.items(), *header.restored.items())}
         #: When the attempts that run began.
         self._since: dict[TaskId, float] = {}
 
@@ -198,8 +282,12 @@ class Recorder:
         return (self._end(event),)
 
     def _opening(self, at: float) -> Sequence[Record]:
-        header = self._header
-        inherited = [*_inherited(header.restored, restored=True), *_inherited(header.carried, restored=False)]
+        header, self._header = self._header, None
+        if header is None:
+            return ()
+        known = {**header.refused, **header.carried}
+        inherited = [*_inherited(header.restored, restored=True), *_inherited(known, restored=False)]
+        files = sorted({task.partition("::")[0] for task in (*header.fingerprints, *header.carried)})
         uses = {record.result.run for _, record in inherited if record.result is not None}
         start: Record = {
             **self._head(at, "run_started"),
@@ -211,29 +299,31 @@ class Recorder:
             "inherits": len(inherited),
             # The first line alone says whose results this run needs: pruning reads no more than that.
             "uses": sorted(uses),
+            **({"files": files} if len(files) <= _MOST_FILES else {}),
+            **({"back": header.rolls_back} if header.rolls_back else {}),
         }
-        prints = ((task, from_fingerprint(print_)) for task, print_ in header.fingerprints.items())
-        entries = ((task, record.to_json()) for task, record in inherited)
+        prints = ((key_of(task), from_fingerprint(print_)) for task, print_ in header.fingerprints.items())
+        entries = ((key_of(task), record.to_json()) for task, record in inherited)
         return (
             start,
             *({**self._head(at, "run_tasks"), "tasks": chunk} for chunk in _chunks(prints)),
             *({**self._head(at, "run_inherits"), "tasks": chunk} for chunk in _chunks(entries)),
+            *({**self._head(at, "run_code"), "parts": chunk} for chunk in _chunks(header.parts.items())),
         )
 
     def _moved(self, event: TaskMoved) -> Sequence[Record]:
         if event.after is TaskState.RUNNING:
             self._since[event.task] = event.at
             head = self._head(event.at, "task_started")
-            return ({**head, "task": event.task, "try": event.attempt},)
-        if event.after is TaskState.REUSED and event.task in self._header.restored:
-            # Said when the run began.
+            return ({**head, "task": key_of(event.task), "try": event.attempt},)
+        if event.attempt == 0 and event.task in self._said:
             return ()
         return (self._ended(event),)
 
     def _ended(self, event: TaskMoved) -> Record:
         retried = event.after is TaskState.RETRYING
         record = self._head(event.at, "task_retrying" if retried else "task_finished")
-        record["task"] = event.task
+        record["task"] = key_of(event.task)
         record["try"] = event.attempt
         record["state"] = event.after.value
         if event.task in self._since:
@@ -244,14 +334,27 @@ class Recorder:
         if event.because and (outcome is None or outcome["message"] != _short(event.because)):
             record["because"] = _short(event.because)
         if event.cause is not None:
-            record["cause"] = event.cause
+            record["cause"] = key_of(event.cause)
         if event.resume_at is not None:
             # A strategy may say "never": JSON has no word for infinity.
             record["resume_at"] = min(event.resume_at, 1e15)
+        stored = None
         if event.after is TaskState.SUCCESS:
             stored = self._results.get(event.task)
             record["result"] = stored.to_json() if stored is not None else None
+            self._add_what_it_was_made_of(record, event.task)
+        if self._needs and not retried:
+            self._tokens[event.task] = _token(event.after, stored)
         return record
+
+    def _add_what_it_was_made_of(self, record: Record, task: TaskId) -> None:
+        needs = self._needs.get(task)
+        if needs:
+            record["on"] = built_on((need, self._tokens.get(need, "")) for need in needs)
+        if task in self._outputs:
+            record["outputs"] = dict(self._outputs[task])
+        if task in self._fingerprints:
+            record["print"] = from_fingerprint(self._fingerprints[task])
 
     def _end(self, event: RunEnded) -> Record:
         record = self._head(event.at, "run_stopped" if event.stopped else "run_finished")
@@ -260,7 +363,7 @@ class Recorder:
         return record
 
     def _head(self, at: float, event: str) -> Record:
-        return {"t": at, "ev": event, "run": self._header.run}
+        return {"t": at, "ev": event, "run": self._run}
 
 
 def _inherited(records: Mapping[TaskId, TaskRecord], *, restored: bool) -> Iterator[tuple[TaskId, TaskRecord]]:
@@ -277,15 +380,17 @@ def _reused(record: TaskRecord) -> TaskRecord:
         fingerprint=record.fingerprint,
         reused_from=record.made[0],
         made=record.made,
+        built_on=record.built_on,
+        outputs=record.outputs,
     )
 
 
-def _chunks(entries: Iterable[tuple[TaskId, Any]]) -> Iterator[dict[TaskId, Any]]:
-    chunk: dict[TaskId, Any] = {}
+def _chunks(entries: Iterable[tuple[str, Any]]) -> Iterator[dict[str, Any]]:
+    chunk: dict[str, Any] = {}
     size = 0
-    for task, entry in entries:
-        chunk[task] = entry
-        size += len(task) + len(str(entry))
+    for name, entry in entries:
+        chunk[name] = entry
+        size += len(name) + len(str(entry))
         if size >= _CHUNK:
             yield chunk
             chunk, size = {}, 0

@@ -1,18 +1,19 @@
-"""Which tasks a resumed run runs again, each with one reason, and which results stand.
+"""Which tasks run, each with one reason, and which earlier results stand.
 
 It decides from what was recorded and from what tasks are made of now. It looks at no file: whether a stored result can
-be read is asked of somebody else.
+be read, and what declared files look like, is asked of somebody else.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pytest_flowforge.core.records import built_on, key_of
 from pytest_flowforge.core.states import SUCCEEDED, TaskState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from pytest_flowforge.core.checkpoint import RunRecord
     from pytest_flowforge.core.fingerprint import Fingerprint
@@ -20,12 +21,15 @@ if TYPE_CHECKING:
     from pytest_flowforge.core.model import TaskId
     from pytest_flowforge.core.records import ResultRef, TaskRecord
 
-__all__ = ["NEVER_STARTED", "NEW_TASK", "Decision", "decide"]
+__all__ = ["FORCED", "NEVER_STARTED", "NEW_TASK", "Decision", "Question", "decide"]
 
 NEW_TASK = "new task"
 NEVER_STARTED = "never started"
+FORCED = "forced"
+_NOT_CACHED = "cache(False)"
 _IN_DOUBT = "was running when the run ended"
 _SKIPPED = "was skipped"
+_OTHER_INPUTS = "no earlier run had the same inputs"
 
 #: Why a task that has not succeeded runs again, by its state.
 _BY_STATE = {
@@ -46,96 +50,199 @@ _BY_FAILURE = {
     "interrupted": "was interrupted",
 }
 
+#: States in which a task may have done its work without anybody having been told.
+_DOUBTFUL = frozenset({TaskState.RUNNING, TaskState.CRASHED})
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a resumed run does with each task: every one is in ``restored`` or in ``reasons``, in topological order.
+    """What a run does with each task: every one is in ``restored`` or in ``reasons``, in topological order.
 
-    ``restored`` says where its result comes from, ``reasons`` why it runs. ``in_doubt`` are those that were running
-    when the run ended: they may have done their work, and whoever must not do it twice is to be asked first.
+    ``restored`` has the record of the result that stands, ``reasons`` why a task runs. ``in_doubt`` are tasks that run
+    and may have done their work before: those that were running when the run ended, or whose process crashed. Whoever
+    must not do it twice is to be asked first.
     """
 
-    restored: Mapping[TaskId, str]
+    restored: Mapping[TaskId, TaskRecord]
     reasons: Mapping[TaskId, str]
-    in_doubt: tuple[TaskId, ...]
+    in_doubt: tuple[TaskId, ...] = ()
 
 
-def decide(
-    graph: TaskGraph,
-    run: RunRecord | None,
-    fingerprints: Mapping[TaskId, Fingerprint],
-    fault: Callable[[ResultRef], str],
-) -> Decision:
-    """Return what is to be done with the tasks of *graph* to continue *run* (None: there is none).
+def _no_fault(_: ResultRef) -> str:
+    return ""
 
-    ``fingerprints`` has every task of *graph*. ``fault`` returns what is wrong with a stored result as a reason
-    (``"result damaged"``), or nothing; it is asked at most once a task, and only where that alone decides.
+
+def _no_outputs(_: TaskId) -> Mapping[str, str]:
+    return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a decision is made from.
+
+    ``run`` is the run to continue (None: there is none). ``fingerprints`` has every task of ``graph``. ``fault``
+    returns what is wrong with a stored result as a reason (``"result damaged"``), or nothing; it is asked only where
+    that alone decides. ``outputs`` returns the digests that the declared output files of a task have now, by path,
+    empty for one that is missing.
+
+    ``forced`` tasks run in any case. With ``earlier`` any success stands that was made of the same and built on the
+    same, whichever run it comes from: it returns the successes of a task in older runs, the newest first. Tasks in
+    ``uncached`` never stand then.
     """
-    standing = run.standing if run is not None else {}
-    restored: dict[TaskId, str] = {}
-    reasons: dict[TaskId, str] = {}
+
+    graph: TaskGraph
+    run: RunRecord | None
+    fingerprints: Mapping[TaskId, Fingerprint]
+    fault: Callable[[ResultRef], str] = _no_fault
+    outputs: Callable[[TaskId], Mapping[str, str]] = _no_outputs
+    forced: frozenset[TaskId] = frozenset()
+    earlier: Callable[[TaskId], Iterable[TaskRecord]] | None = None
+    uncached: frozenset[TaskId] = frozenset()
+
+
+def decide(question: Question) -> Decision:
+    """Return what is to be done with the tasks of the graph."""
+    deciding = _Deciding(question)
+    for task in question.graph.order:
+        deciding.take(task)
+    return Decision(deciding.restored, deciding.reasons, tuple(deciding.in_doubt))
+
+
+@dataclass(slots=True)
+class _Deciding:
+    """A decision on its way down the graph."""
+
+    question: Question
+    restored: dict[TaskId, TaskRecord] = field(default_factory=dict)
+    reasons: dict[TaskId, str] = field(default_factory=dict)
+    in_doubt: list[TaskId] = field(default_factory=list)
     #: Skipped by their own rule, with nothing changed above them: they will be again, and start nothing downstream.
-    quiet: set[TaskId] = set()
-    #: When what each task hands on was made.
-    made: dict[TaskId, tuple[str, int]] = {}
-    for task in graph.order:
-        known = standing.get(task)
-        if known is None:
-            reasons[task] = NEW_TASK if run is not None else NEVER_STARTED
-            continue
-        made[task] = known.made
-        reason = (
-            _state(known)
-            or _change(known, fingerprints[task])
-            or _upstream(graph, task, reasons, quiet)
-            or _later(graph, task, known, made)
-        )
-        if not reason and known.state is TaskState.SKIPPED:
-            reason = _SKIPPED
-            if not known.attempts:
-                quiet.add(task)
-                # Such a skip is repeated in every run and means nothing new.
-                made[task] = max((made[need] for need in graph[task].needs), default=("", -1))
-        reason = reason or _stored(known, fault)
+    quiet: set[TaskId] = field(default_factory=set)
+    #: When what each task hands on was made, and what that is.
+    made: dict[TaskId, tuple[str, int]] = field(default_factory=dict)
+    tokens: dict[TaskId, str] = field(default_factory=dict)
+    standing: Mapping[TaskId, TaskRecord] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.standing = {} if self.question.run is None else self.question.run.standing
+
+    def take(self, task: TaskId) -> None:
+        known = self.standing.get(key_of(task))
+        if known is not None:
+            self._hand_on(task, known)
+        reason = FORCED if task in self.question.forced else self._reason(task, known)
         if reason:
-            reasons[task] = reason
-        else:
-            restored[task] = f"reused from run {known.made[0]}"
-    in_doubt = tuple(task for task, reason in reasons.items() if reason == _IN_DOUBT)
-    return Decision(restored, reasons, in_doubt)
+            self.reasons[task] = reason
+            if known is not None and known.state in _DOUBTFUL:
+                self.in_doubt.append(task)
+
+    def _hand_on(self, task: TaskId, record: TaskRecord) -> None:
+        self.made[task] = record.made
+        self.tokens[task] = record.token
+
+    def _reason(self, task: TaskId, known: TaskRecord | None) -> str:
+        """Why *task* runs; empty when it does not, and its result was taken."""
+        if self.question.earlier is not None:
+            return self._reason_not_to_search(task, known) or self._search(task, known)
+        reason = self._own(task, known) or self._upstream(task)
+        if reason or known is None:
+            return reason
+        return self._later(task, known) or self._skip(task, known) or self._take_if_it_stands(task, known)
+
+    def _own(self, task: TaskId, known: TaskRecord | None) -> str:
+        """Why *task* would run whatever becomes of others."""
+        if known is None:
+            return NEW_TASK if self.question.run is not None else NEVER_STARTED
+        return _state(known) or self._change(task, known)
+
+    def _reason_not_to_search(self, task: TaskId, known: TaskRecord | None) -> str:
+        if task in self.question.uncached:
+            return _NOT_CACHED
+        upstream = self._upstream(task)
+        return upstream and (self._own(task, known) or upstream)
+
+    def _search(self, task: TaskId, known: TaskRecord | None) -> str:
+        """Take the newest earlier success that was made of the same and built on the same; or say why *task* runs."""
+        fault = ""
+        on = self._built_on(task)
+        for candidate in self._candidates(task, known):
+            if self._change(task, candidate) or on != candidate.built_on:
+                continue
+            fault = self._take_if_it_stands(task, candidate)
+            if not fault:
+                return ""
+        reason = fault or self._own(task, known)
+        if reason or known is None:
+            return reason
+        return self._later(task, known) or self._skip(task, known) or _OTHER_INPUTS
+
+    def _candidates(self, task: TaskId, known: TaskRecord | None) -> Iterator[TaskRecord]:
+        if known is not None and known.state in SUCCEEDED:
+            yield known
+        if self.question.earlier is not None:
+            yield from self.question.earlier(task)
+
+    def _built_on(self, task: TaskId) -> str:
+        needs = self.question.graph[task].needs
+        return built_on((need, self.tokens.get(need, "")) for need in needs) if needs else ""
+
+    def _take_if_it_stands(self, task: TaskId, record: TaskRecord) -> str:
+        """Take an earlier success; or say what is missing of what it left behind."""
+        if record.result is None:
+            return "result missing"
+        reason = self._outputs(task, record) or self.question.fault(record.result)
+        if not reason:
+            self._hand_on(task, record)
+            self.restored[task] = record
+        return reason
+
+    def _outputs(self, task: TaskId, record: TaskRecord) -> str:
+        before = dict(record.outputs)
+        for path, digest in self.question.outputs(task).items():
+            if not digest or path not in before:
+                return f"output {path} {'was not recorded' if digest else 'missing'}"
+            if digest != before[path]:
+                return f"output {path} changed"
+        return ""
+
+    def _skip(self, task: TaskId, known: TaskRecord) -> str:
+        if known.state is not TaskState.SKIPPED:
+            return ""
+        if not known.attempts:
+            self.quiet.add(task)
+            # Such a skip is repeated in every run and means nothing new.
+            needs = self.question.graph[task].needs
+            self.made[task] = max((self.made[need] for need in needs), default=("", -1))
+        return _SKIPPED
+
+    def _upstream(self, task: TaskId) -> str:
+        """Look for an upstream that runs."""
+        graph = self.question.graph
+        for need in graph[task].needs:
+            if need in self.reasons and need not in self.quiet:
+                return f"upstream {graph[need].label} runs again"
+        return ""
+
+    def _change(self, task: TaskId, known: TaskRecord) -> str:
+        now = self.question.fingerprints[task]
+        return "code changed" if known.fingerprint is None else known.fingerprint.change(now)
+
+    def _later(self, task: TaskId, known: TaskRecord) -> str:
+        """Look for an upstream whose result is newer: it ran again when *task* was not selected, or was gone.
+
+        All upstreams of a task that started had ended before, so that those it was built on have earlier records. None
+        of them runs again now: that is asked before. A newer result with the same content is the same.
+        """
+        graph = self.question.graph
+        for need in graph[task].needs:
+            if self.made[need] > known.made:
+                on = self._built_on(task)
+                same = bool(on) and on == known.built_on
+                return "" if same else f"upstream {graph[need].label} ran again"
+        return ""
 
 
 def _state(known: TaskRecord) -> str:
     if known.state is TaskState.RETRYING:
         return _BY_FAILURE.get(known.failure, "failed last time")
     return _BY_STATE.get(known.state, "")
-
-
-def _change(known: TaskRecord, now: Fingerprint) -> str:
-    return "code changed" if known.fingerprint is None else known.fingerprint.change(now)
-
-
-def _upstream(graph: TaskGraph, task: TaskId, reasons: Mapping[TaskId, str], quiet: set[TaskId]) -> str:
-    """Look for an upstream that runs."""
-    for need in graph[task].needs:
-        if need in reasons and need not in quiet:
-            return f"upstream {graph[need].label} runs again"
-    return ""
-
-
-def _later(graph: TaskGraph, task: TaskId, known: TaskRecord, made: Mapping[TaskId, tuple[str, int]]) -> str:
-    """Look for an upstream whose result is newer: it ran again when *task* was not selected, or was gone.
-
-    All upstreams of a task that started had ended before, so that those it was built on have earlier records. None of
-    them runs again now: that is asked before.
-    """
-    for need in graph[task].needs:
-        if made[need] > known.made:
-            return f"upstream {graph[need].label} ran again"
-    return ""
-
-
-def _stored(known: TaskRecord, fault: Callable[[ResultRef], str]) -> str:
-    if known.state not in SUCCEEDED:
-        return ""
-    return fault(known.result) if known.result is not None else "result missing"

@@ -26,6 +26,17 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
     pluginmanager.add_hookspecs(hookspecs)
 
 
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    from pytest_flowforge.plugin.checkpoint_options import errand_of  # noqa: PLC0415
+
+    errand = errand_of(config)
+    if errand is None or config.option.help or config.option.version:
+        return None
+    from pytest_flowforge.plugin.errands import run  # noqa: PLC0415
+
+    return run(config, errand)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     from pytest_flowforge.plugin.options import is_active, register_marks  # noqa: PLC0415
 

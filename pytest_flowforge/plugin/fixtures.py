@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
     from pytest_flowforge.core.joining import Joined
     from pytest_flowforge.plugin.graphing import Shared
-    from pytest_flowforge.plugin.running import Runner
+    from pytest_flowforge.plugin.values import Values
 
-__all__ = ["RUNNER", "register_results", "upstream"]
+__all__ = ["VALUES", "register_results", "upstream"]
 
-#: Where the run of this session is found while it lasts.
-RUNNER: pytest.StashKey[Runner] = pytest.StashKey()
+#: Where the results of this session's run are found while it lasts.
+VALUES: pytest.StashKey[Values] = pytest.StashKey()
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def upstream(request: pytest.FixtureRequest) -> dict[str, Any]:
 
     An upstream without a result is there as a NoResult, which is falsy and says why.
     """
-    return request.config.stash[RUNNER].upstream_of(request.node)
+    return request.config.stash[VALUES].upstream_of(request.node)
 
 
 def register_results(shared: Iterable[Shared]) -> list[Problem]:
@@ -97,13 +97,13 @@ def _together(shared: Iterable[Shared]) -> Iterable[list[Shared]]:
 
 def _per_task(name: str) -> Callable[..., Any]:
     def result(request: pytest.FixtureRequest) -> Any:
-        return request.config.stash[RUNNER].arrival_for(request.node, name)
+        return request.config.stash[VALUES].arrival_for(request.node, name)
 
     return result
 
 
 def _for_all(joined: Joined) -> Callable[..., Any]:
     def result(request: pytest.FixtureRequest) -> Any:
-        return request.config.stash[RUNNER].arrival(joined)
+        return request.config.stash[VALUES].arrival(joined)
 
     return result

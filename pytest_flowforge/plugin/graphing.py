@@ -13,7 +13,7 @@ import pytest
 from pytest_flowforge.core.joining import Joined, NoMatch, Shape
 from pytest_flowforge.core.model import Task, TaskId, Trigger
 from pytest_flowforge.errors import Problem
-from pytest_flowforge.plugin.marks import BadMark, Marks
+from pytest_flowforge.plugin.marks import BadMark, CacheRule, Marks
 from pytest_flowforge.plugin.pytest_internals import FixtureView, fixture_view
 from pytest_flowforge.plugin.references import Ambiguous, BadReference, LostReference
 
@@ -69,6 +69,10 @@ class Blueprint:
     problems: dict[Problem, None] = field(default_factory=dict)
     #: Results that fixtures ask for.
     shared: list[Shared] = field(default_factory=list)
+    #: What the results of tasks depend on besides code and parameters, for those that say so.
+    rules: dict[TaskId, CacheRule] = field(default_factory=dict)
+    #: Tasks that must not run twice.
+    once: set[TaskId] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -268,6 +272,11 @@ def _referenced(
 def _task(entry: Entry, marks: Marks, needs: tuple[TaskId, ...], options: Options, blueprint: Blueprint) -> Task:
     where = entry.home.location
     try:
+        rule = marks.cache()
+        if rule is not None:
+            blueprint.rules[entry.id] = rule
+        if not marks.idempotent():
+            blueprint.once.add(entry.id)
         return Task(
             id=entry.id,
             needs=needs,

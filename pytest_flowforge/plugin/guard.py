@@ -9,22 +9,31 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["Surroundings"]
 
 #: Exit status of a run that a task has cut off: "internal error" in the table of the documentation.
 _CUT_OFF = 3
 
+#: Exit status of a child process that a task has forked and that returned from the task: "internal software error".
+_FORKED = 70
+
 
 class Surroundings:
     """Keeps the working directory, the standard streams and the way out of the process as they were.
 
-    To be made while standard error is not captured: last words go there.
+    To be made while standard error is not captured: last words go there. ``cut_off`` is called with the exit status
+    before a task takes the process away, on the main thread only.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, cut_off: Callable[[int], None]) -> None:
+        self._cut_off = cut_off
         self._task = ""
         #: A descriptor of our own: 2 belongs to pytest's capture while a task runs, and dies with the process.
         self._errors = os.dup(2)
@@ -49,6 +58,11 @@ class Surroundings:
         self._keep_open(sys.stdout)
         self._keep_open(sys.stderr)
 
+    def returned(self) -> None:
+        """The function of a task has returned: a child that it has forked must not go on as if it were us."""
+        if os.getpid() != self._owner:
+            self._exit(_FORKED)
+
     def leave(self) -> str:
         """The task is over: put right what it changed. Return the folder it had gone to, or an empty string."""
         os._exit = self._exit
@@ -60,6 +74,9 @@ class Surroundings:
             text = f"\nflowforge: the task {self._task} called os._exit({status}): the run is cut off here\n"
             with suppress(OSError):
                 os.write(self._errors, text.encode("utf-8", "backslashreplace"))
+            if threading.current_thread() is threading.main_thread():
+                with suppress(Exception):
+                    self._cut_off(status)
             status = _CUT_OFF
         self._exit(status)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
+from dataclasses import dataclass
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from pytest_flowforge.core.model import Trigger
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-__all__ = ["BadMark", "Marks", "qualified_name"]
+__all__ = ["BadMark", "CacheRule", "Marks", "qualified_name"]
 
 
 _RULES = {rule.value: rule for rule in Trigger}
@@ -23,6 +25,21 @@ _RULES = {rule.value: rule for rule in Trigger}
 
 class BadMark(ValueError):
     """A mark with an argument that can not be meant; the text is for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheRule:
+    """What the result of a task depends on besides its code and parameters.
+
+    ``inputs`` and ``outputs`` are paths or patterns relative to the folder of the flow file, ``env`` names environment
+    variables, ``version`` is the text of whatever was given. ``enabled`` tells whether --ff-cache may reuse a result.
+    """
+
+    enabled: bool = True
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    version: str = ""
 
 
 class Marks:
@@ -126,6 +143,34 @@ class Marks:
                 wanted.setdefault(name, _whole("pool", name, units, least=1))
         return tuple(wanted.items())
 
+    def cache(self) -> CacheRule | None:
+        """What the closest ``cache`` mark says; None without one."""
+        mark = self._closest("cache")
+        if mark is None:
+            return None
+        given = _bound(_cache_signature, mark)
+        if not isinstance(given["enabled"], bool):
+            msg = f"cache({quoted(given['enabled'])}): give True or False, and inputs=, outputs=, env= by name"
+            raise BadMark(msg)
+        return CacheRule(
+            given["enabled"],
+            _texts("inputs", given["inputs"]),
+            _texts("outputs", given["outputs"]),
+            _texts("env", given["env"]),
+            "" if given["version"] is None else quoted(given["version"]),
+        )
+
+    def idempotent(self) -> bool:
+        """Whether the task may run twice: yes, unless the closest ``idempotent`` mark says no."""
+        mark = self._closest("idempotent")
+        if mark is None:
+            return True
+        value = _bound(_idempotent_signature, mark)["value"]
+        if not isinstance(value, bool):
+            msg = f"idempotent({quoted(value)}): give True or False"
+            raise BadMark(msg)
+        return value
+
     def exclusive(self) -> bool:
         """Whether the task asks to run alone."""
         return self._closest("exclusive") is not None
@@ -150,6 +195,34 @@ def _retry_signature(
 
 def _priority_signature(number: int) -> None:
     """The argument of the mark, for :func:`inspect.signature` only."""
+
+
+def _cache_signature(
+    enabled: object = True,  # noqa: FBT002 - cache(False) is how it is written
+    *,
+    inputs: Any = (),
+    outputs: Any = (),
+    env: Any = (),
+    version: object = None,
+) -> None:
+    """The arguments of the mark, for :func:`inspect.signature` only."""
+
+
+def _idempotent_signature(value: object) -> None:
+    """The argument of the mark, for :func:`inspect.signature` only."""
+
+
+def _texts(name: str, value: object) -> tuple[str, ...]:
+    texts = value if isinstance(value, (tuple, list)) else (value,)
+    for text in texts:
+        if not isinstance(text, (str, PurePath) if name != "env" else str) or not str(text).strip():
+            what = "names" if name == "env" else "paths or patterns"
+            msg = f"cache({name}={quoted(value)}): give {what} as texts, as in {name}=[{_EXAMPLES[name]!r}]"
+            raise BadMark(msg)
+    return tuple(str(text) for text in texts)
+
+
+_EXAMPLES = {"inputs": "raw/*.csv", "outputs": "model.bin", "env": "MODEL"}
 
 
 def _bound(signature: Callable[..., None], mark: pytest.Mark) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_flowforge.plugin.checkpoint_options import NEED_FLOWS, CheckpointOptions, add_checkpoint_options
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -25,6 +27,8 @@ _MARKS = (
     "priority(number): among the tasks that are ready, higher numbers start first (default 0)",
     "pool(*names, **units): run only while the pools have room; sizes by ini flowforge_pools or --ff-pool",
     "exclusive: run alone",
+    "cache(enabled=True, inputs=(), outputs=(), env=(), version=None): what else a result depends on",
+    "idempotent(value): idempotent(False) is not run again by --ff-resume when it may have done its work",
 )
 
 
@@ -38,6 +42,7 @@ _ONLY_FOR_FLOWS = (
     "ff-only",
     "ff-retries",
     "ff-pool",
+    *NEED_FLOWS,
 )
 
 
@@ -51,7 +56,7 @@ class Mode(Enum):
 
 
 class Format(Enum):
-    """How --ff-list and --ff-dry-run answer."""
+    """How questions are answered."""
 
     TEXT = "text"
     JSON = "json"
@@ -70,6 +75,7 @@ class Options:
     pools: Mapping[str, int]
     files: tuple[str, ...]
     functions: tuple[str, ...]
+    checkpoint: CheckpointOptions
 
     @classmethod
     def of(cls, config: pytest.Config) -> Options:
@@ -84,6 +90,7 @@ class Options:
             pools=_pools([*config.getini("flowforge_pools"), *(config.getoption("ff_pool") or ())]),
             files=tuple(config.getini("flowforge_files")),
             functions=tuple(config.getini("flowforge_functions")),
+            checkpoint=CheckpointOptions.of(config),
         )
 
 
@@ -104,7 +111,8 @@ def add_options(parser: pytest.Parser) -> None:
         "--ff-format",
         choices=[item.value for item in Format],
         default=Format.TEXT.value,
-        help="How --ff-list, --ff-validate and --ff-dry-run answer: for people (text, default) or machines (json).",
+        help="How --ff-list, --ff-validate, --ff-dry-run, --ff-status and --ff-history answer: for people (text, "
+        "default) or machines (json).",
     )
     add(
         "--ff-select",
@@ -116,6 +124,7 @@ def add_options(parser: pytest.Parser) -> None:
     add("--ff-only", action="store_true", help="Run just the chosen tasks, not what they need.")
     add("--ff-retries", metavar="N", type=int, help="Retries of tasks without a retry mark.")
     add("--ff-pool", metavar="NAME=N", action="append", help="Size of a pool; may be given more than once.")
+    add_checkpoint_options(parser)
     parser.addini("flowforge", "run flows as if --flowforge was given", type="bool", default=False)
     parser.addini("flowforge_files", "file names of flow files", type="args", default=["flow_*.py", "*_flow.py"])
     parser.addini("flowforge_functions", "prefixes or patterns of task functions", type="args", default=["flow_"])

@@ -22,14 +22,16 @@ class Attempt:
     """What is known about an attempt that runs through pytest's protocol.
 
     ``inputs`` are the parameters that name tasks, with what arrives there; ``value`` is what the function returned.
+    ``reports`` are those of pytest, to be made known; None while there are none, or when somebody else does that.
     """
 
-    __slots__ = ("_keywords", "_phases", "_troubles", "inputs", "number", "value")
+    __slots__ = ("_keywords", "_phases", "_troubles", "inputs", "number", "reports", "value")
 
     def __init__(self, number: int, inputs: Mapping[str, Any]) -> None:
         self.number = number
         self.inputs = inputs
         self.value: Any = None
+        self.reports: list[pytest.TestReport] | None = None
         #: How many phases have been reported.
         self._phases = 0
         #: Those of the last report.

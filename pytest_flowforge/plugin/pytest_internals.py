@@ -211,6 +211,10 @@ class FixtureView:
         self.names = names
         self._found: Mapping[str, Sequence[FixtureDef[Any]]] = found
 
+    def functions(self) -> list[Any]:
+        """The functions behind all fixtures that the task may use, by name and then from the widest override on."""
+        return [definition.func for name in sorted(self._found) for definition in self._found[name]]
+
     def is_fixture(self, name: str) -> bool:
         """Whether a fixture, or a parameter set by parametrize, answers to *name*."""
         # `request` has no definition: pytest makes it up for each task.

@@ -7,17 +7,15 @@ results of upstreams, takes the returned value, and tells the outcome.
 from __future__ import annotations
 
 import inspect
-from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_flowforge.core.engine import Engine, RunPolicy
-from pytest_flowforge.core.joining import Shape
-from pytest_flowforge.core.messages import Event, Signal, StartAttempt, StopRequested, TaskMoved
-from pytest_flowforge.core.model import Failure, Outcome
-from pytest_flowforge.core.states import DONE, SUCCEEDED, TaskState
+from pytest_flowforge.core.messages import AttemptFinished, Event, Signal, StartAttempt, StopRequested, TaskMoved
+from pytest_flowforge.core.model import Failure, FailureKind, Outcome
+from pytest_flowforge.core.states import DONE, TaskState
 from pytest_flowforge.core.summary import Summary
 from pytest_flowforge.driver import Driver, SystemClock
 from pytest_flowforge.executors.inline import InlineExecutor
@@ -25,39 +23,48 @@ from pytest_flowforge.plugin.coroutines import Caught, run_to_its_end
 from pytest_flowforge.plugin.guard import Surroundings
 from pytest_flowforge.plugin.listeners import Listeners
 from pytest_flowforge.plugin.outcomes import Attempt
-from pytest_flowforge.plugin.pytest_internals import OwnFixtures, SetupTree, call, keep_hook_proxies
+from pytest_flowforge.plugin.pytest_internals import OwnFixtures, SetupTree, call, keep_hook_proxies, run_attempt
 from pytest_flowforge.plugin.reporting import Reporter
-from pytest_flowforge.plugin.retrying import Retrying
+from pytest_flowforge.plugin.values import Reading, Values
 from pytest_flowforge.ports import Job
-from pytest_flowforge.results import NoResult, ValueStore
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
+    from collections.abc import Callable, Generator, Mapping
 
     from pytest_flowforge.core.graph import TaskGraph
-    from pytest_flowforge.core.joining import Joined
-    from pytest_flowforge.core.model import TaskId
+    from pytest_flowforge.core.model import Task, TaskId
+    from pytest_flowforge.core.records import TaskRecord
+    from pytest_flowforge.plugin.checkpointing import Checkpointing, Reuse
     from pytest_flowforge.plugin.entries import Entry
-    from pytest_flowforge.plugin.graphing import Needs
+    from pytest_flowforge.plugin.graphing import Blueprint
+    from pytest_flowforge.ports import EventSink
 
 __all__ = ["Runner"]
 
 
 class Runner:
-    """One run in this process. Registered as a plugin while it lasts."""
+    """One run in this process. Registered as a plugin while it lasts.
+
+    ``reuse`` tells what stands of earlier runs, ``checkpointing`` keeps this one; ``tell`` takes sentences for people.
+    """
 
     def __init__(
         self,
         session: pytest.Session,
         graph: TaskGraph,
         entries: Mapping[TaskId, Entry],
-        needs: Mapping[TaskId, Needs],
-        tell: Any,
+        blueprint: Blueprint,
+        reuse: Reuse,
+        checkpointing: Checkpointing,
+        tell: Callable[[str], None],
     ) -> None:
         self._session = session
         self._graph = graph
         self._entries = entries
-        self._needs = needs
+        self._blueprint = blueprint
+        self._reuse = reuse
+        self._checkpointing = checkpointing
+        self._tell = tell
         self.summary = Summary(task.id for task in graph)
         items = [entries[task.id].item for task in graph]
         self._caught = Caught(items)
@@ -66,50 +73,90 @@ class Runner:
             self._own_fixtures.give([entry.item for entry in home.entries])
         self._tree = SetupTree(items, self._fill_in_parameters, self.comes_again)
         self._tree.install(session)
-        self._surroundings = Surroundings()
+        self._surroundings = Surroundings(self._cut_off)
+        self._reporter = Reporter(entries, self._tree)
         self._clock = SystemClock()
-        self._engine = Engine(graph, RunPolicy(slots=1))
-        #: For the tasks that look at results of upstreams: those upstreams.
-        self._reads = {task.id: reads for task in graph if (reads := self._find_reads(task.id))}
-        self._values = ValueStore(Counter(upstream for reads in self._reads.values() for upstream in reads))
-        #: The last move of each task that ended without a result, for those who ask why.
-        self._without: dict[TaskId, TaskMoved] = {}
+        self._engine = Engine(graph, RunPolicy(slots=1), restored=reuse.because, refused=reuse.refused)
+        self.values = self._make_values()
         #: The task that runs now, and the attempt at it.
         self._item: pytest.Item | None = None
         self._attempt = Attempt(0, {})
         #: Tasks that may still run; pytest is told of a next item as long as there is one.
         self._left = len(graph)
-        self._tell = tell
+
+    def _make_values(self) -> Values:
+        keeper, archive = self._checkpointing.keeper, self._checkpointing.archive
+        fresh = self._checkpointing.isolates
+
+        def load(record: TaskRecord) -> Any:
+            return archive.load(record, fresh=fresh) if archive is not None else None
+
+        return Values(
+            self._graph,
+            self._blueprint.needs,
+            Reading(self._entries, self._blueprint.needs),
+            {**self._reuse.outside, **self._reuse.restored},
+            load,
+            stopped=lambda: self._engine.stopped,
+            fresh=keeper.load if fresh and keeper is not None else None,
+        )
 
     # ------------------------------------------------------------------ the run
 
     def run(self) -> None:
         """Run all tasks of the graph; raises what interrupted the run, at its end."""
         config = self._session.config
-        listeners = Listeners(config, self._graph, self.summary, self._tell)
-        sinks: list[Any] = [self.summary.apply, self._remember, Reporter(self._entries, self._graph, self._tree)]
-        if not listeners.idle:
-            sinks.append(listeners)
-        if any(task.retry.max_retries for task in self._graph):
-            retrying = Retrying(self._graph, self.comes_again, self._tree)
-            config.pluginmanager.register(retrying, "flowforge-retrying")
-            sinks.append(retrying)
-        driver = Driver(
+        self._driver = Driver(
             self._engine,
             InlineExecutor(self._clock),
             self._job,
-            sinks,
+            self._sinks(config),
             self._clock,
-            self._values.put,
+            self._take_result,
             ask=self._ask,
         )
         config.pluginmanager.register(self, "flowforge-runner")
+        self._protocols = Protocols(config, self)
         try:
             with self._own_fixtures.serve(self._session), keep_hook_proxies(self._session):
-                driver.run()
+                self._driver.run()
         finally:
             config.pluginmanager.unregister(self)
             self._surroundings.close()
+
+    def _sinks(self, config: pytest.Config) -> list[EventSink]:
+        """Who is told of events, in this order: nothing is shown before it is kept."""
+        sinks: list[EventSink] = [self.summary.apply, self._count_down, self.values]
+        self._checkpointing.begin(self._clock.now(), self._graph, self._entries, self._blueprint, self._reuse)
+        if self._checkpointing.keeper is not None:
+            sinks.append(self._checkpointing.keeper)
+        sinks.append(self._reporter)
+        listeners = Listeners(config, self._graph, self.summary, self._tell)
+        if not listeners.idle:
+            sinks.append(listeners)
+        return sinks
+
+    def _count_down(self, event: Event) -> None:
+        if isinstance(event, TaskMoved) and event.after in DONE:
+            self._left -= 1
+
+    def _take_result(self, task: TaskId, value: Any) -> None:
+        """*task* has succeeded, and nobody knows yet: what it returned is kept first."""
+        self.values.put(task, value)
+        keeper = self._checkpointing.keeper
+        if keeper is not None:
+            keeper.put(task, self._graph[task].label, value)
+            self._checkpointing.made(task)
+
+    def _cut_off(self, status: int) -> None:
+        """The task that runs calls ``os._exit``: write down what can still be said."""
+        keeper = self._checkpointing.keeper
+        if keeper is not None and self._item is not None:
+            crash = Failure(FailureKind.CRASHED, f"called os._exit({status})")
+            end = AttemptFinished(_id(self._item), self._attempt.number, crash, self._clock.now())
+            for event in self._engine.handle(end, hold=True).events:
+                keeper(event)
+            keeper.save()
 
     @property
     def excused(self) -> set[TaskId]:
@@ -121,14 +168,20 @@ class Runner:
 
     def _ask(self) -> Signal | None:
         """Stop when pytest wants to stop: -x, --maxfail, a plugin that has seen enough."""
-        reason = self._session.shouldfail or self._session.shouldstop
+        keeper = self._checkpointing.keeper
+        broken = keeper.broken if keeper is not None else None
+        reason = broken or self._session.shouldfail or self._session.shouldstop
         if not reason or self._engine.stopped:
             return None
         return StopRequested(str(reason), self._clock.now())
 
     def _job(self, command: StartAttempt) -> Job:
         entry = self._entries[command.task]
-        inputs = {name: self.arrival(joined) for name, joined in self._needs[command.task].parameters.items()}
+        if command.task in self._blueprint.rules:
+            before = self._reuse.fingerprints.get(command.task)
+            if before is not None:
+                self._checkpointing.starting(command.task, before, self._blueprint)
+        inputs = self.values.arrivals(command.task)
         return Job(command.task, command.attempt, partial(self._perform, entry, Attempt(command.attempt, inputs)))
 
     def _perform(self, entry: Entry, attempt: Attempt) -> tuple[Outcome, Any]:
@@ -138,7 +191,7 @@ class Runner:
         # Any item will do: the tree of set-ups knows by itself what is still needed.
         nextitem = item if self._left > 1 else None
         try:
-            item.config.hook.pytest_runtest_protocol(item=item, nextitem=nextitem)
+            self._protocols.of(self._graph[entry.id])(item=item, nextitem=nextitem)
         except BaseException:
             # Pytest itself leaves this to the end of the session; clean-up tasks run before that.
             self._tree.abandon()
@@ -146,60 +199,22 @@ class Runner:
         finally:
             self._item = None
             moved_to = self._surroundings.leave()
+        if attempt.reports is not None:
+            self._reporter.hold(entry.id, attempt.reports)
         if moved_to:
             self._tell(f"{entry.name} left the working directory at {moved_to}; it has been set back")
         return attempt.outcome(), self._caught.take(item, attempt.value)
 
-    # ------------------------------------------------------------------ values
-
-    def arrival(self, joined: Joined) -> Any:
-        """What arrives under the name of an upstream: its result, or a dict of results by variant."""
-        if joined.shape is Shape.VALUE:
-            return self.result(joined.members[0][1])
-        return {variant: self.result(task) for variant, task in joined.members}
-
-    def result(self, task: TaskId) -> Any:
-        """The result of *task*, or a :class:`NoResult` that says why there is none."""
-        if self._engine.state(task) in SUCCEEDED:
-            return self._values.get(task)
-        move = self._without.get(task)
-        name = self._graph[task].label
-        if move is None:
-            return NoResult(name, TaskState.PENDING.value, self._engine.stopped or "it has not run")
-        error = move.outcome.message if isinstance(move.outcome, Failure) else None
-        return NoResult(name, move.after.value, move.because or (error or ""), error)
-
-    def arrival_for(self, item: pytest.Item, name: str) -> Any:
-        """What arrives under *name* for the task *item*."""
-        return self.arrival(self._needs[_id(item)].parameters[name])
-
-    def upstream_of(self, item: pytest.Item) -> dict[str, Any]:
-        """The results of all direct upstreams of *item* by task name."""
-        return {key: self.result(task) for key, task in self._needs[_id(item)].by_key.items() if task in self._graph}
-
-    def _find_reads(self, task: TaskId) -> frozenset[TaskId]:
-        """The upstreams whose results *task* may look at."""
-        needs = self._needs[task]
-        if not needs.by_key:
-            return frozenset()
-        # With `request` at hand a task may ask for the fixture `upstream` as it runs.
-        if not _ASKING.isdisjoint(self._entries[task].item.fixturenames):
-            wanted = set(needs.by_key.values())
-        else:
-            wanted = {member for joined in needs.parameters.values() for _, member in joined.members}
-        return frozenset(upstream for upstream in wanted if upstream in self._graph)
-
-    def _remember(self, event: Event) -> None:
-        """Keep what later tasks may ask for, give up what none will."""
-        if not isinstance(event, TaskMoved) or event.after not in DONE:
-            return
-        self._left -= 1
-        if event.after not in SUCCEEDED:
-            self._without[event.task] = event
-        for upstream in self._reads.get(event.task, ()):
-            self._values.release(upstream)
-
     # ------------------------------------------------------------------ pytest's hooks
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+        """Make the attempt, as pytest does it, and keep its reports until it is known what they mean."""
+        if item is not self._item:
+            return None
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        self._attempt.reports = run_attempt(item, nextitem)
+        return True
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> bool | None:
@@ -209,8 +224,11 @@ class Runner:
         self._surroundings.call()
         if self._caught.is_run_by_another(pyfuncitem):
             return None
-        value = call(pyfuncitem)
-        self._attempt.value = run_to_its_end(value) if inspect.iscoroutine(value) else value
+        try:
+            value = call(pyfuncitem)
+            self._attempt.value = run_to_its_end(value) if inspect.iscoroutine(value) else value
+        finally:
+            self._surroundings.returned()
         return True
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -237,7 +255,26 @@ class Runner:
             item.funcargs.update(self._attempt.inputs)  # type: ignore[attr-defined]
 
 
-_ASKING = frozenset({"request", "upstream"})
+class Protocols:
+    """Who runs an attempt: the hook ``pytest_runtest_protocol`` without those who are not to answer it.
+
+    That is pytest itself, whose place *ours* takes. Other plugins that run tests (pytest-rerunfailures) come before us,
+    but for tasks with retries, which are ours to repeat. With ``--pdb`` and ``--setup-show`` pytest goes its own way:
+    how a task ended is then shown before the debugger opens, and before fixtures are torn down.
+    """
+
+    def __init__(self, config: pytest.Config, ours: object) -> None:
+        manager, hook = config.pluginmanager, config.hook.pytest_runtest_protocol
+        impls = [impl for impl in hook.get_hookimpls() if not (impl.wrapper or impl.hookwrapper)]
+        others = [impl.plugin for impl in impls if impl.plugin is not ours]
+        self._alone = manager.subset_hook_caller(hook.name, others)
+        as_it_goes = config.option.usepdb or config.option.setupshow
+        runner = [] if as_it_goes else [manager.get_plugin("runner")]
+        self._shared = manager.subset_hook_caller(hook.name, runner)
+
+    def of(self, task: Task) -> Any:
+        """The hook to call for *task*."""
+        return self._alone if task.retry.max_retries else self._shared
 
 
 def _id(item: pytest.Item) -> TaskId:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pytest_flowforge.core.model import TaskId
     from pytest_flowforge.plugin.references import Directory
 
-__all__ = ["NodeIds", "by_expressions", "take_node_ids"]
+__all__ = ["NodeIds", "by_expressions", "only_one", "take_node_ids"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +78,10 @@ def take_node_ids(config: pytest.Config) -> NodeIds:
     return NodeIds(wanted)
 
 
-def by_expressions(expressions: Iterable[str], graph: TaskGraph, directory: Directory) -> frozenset[TaskId]:
-    """The tasks that ``--ff-select`` chooses; several options are joined. Raises UsageError."""
+def by_expressions(
+    expressions: Iterable[str], graph: TaskGraph, directory: Directory, option: str = "--ff-select"
+) -> frozenset[TaskId]:
+    """The tasks that *option* chooses; several of them are joined. Raises UsageError."""
 
     def resolve(text: str) -> list[TaskId]:
         try:
@@ -92,9 +94,22 @@ def by_expressions(expressions: Iterable[str], graph: TaskGraph, directory: Dire
         try:
             chosen |= parse_expression(text).evaluate(graph, resolve)
         except SelectionError as error:
-            msg = f"--ff-select: {error}"
+            msg = f"{option}: {error}"
             raise pytest.UsageError(msg) from None
     return frozenset(chosen)
+
+
+def only_one(text: str, directory: Directory) -> TaskId:
+    """The one task that ``--ff-replay`` means. Raises UsageError."""
+    try:
+        found = [entry.id for entry in directory.lookup(text)]
+    except BadReference as error:
+        msg = f"--ff-replay: {error}"
+        raise pytest.UsageError(msg) from None
+    if len(found) > 1:
+        msg = f"--ff-replay {text}: this means {len(found)} tasks, and one can be replayed: write {found[0]!r}"
+        raise pytest.UsageError(msg)
+    return found[0]
 
 
 def _index(items: Iterable[pytest.Item]) -> dict[tuple[Path, str], list[pytest.Item]]:

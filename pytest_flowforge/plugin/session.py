@@ -12,8 +12,10 @@ from pytest_flowforge.core.selection import Selection, select
 from pytest_flowforge.errors import GraphError, Problem
 from pytest_flowforge.plugin import fixtures
 from pytest_flowforge.plugin.accounting import Accounting
+from pytest_flowforge.plugin.checkpointing import Checkpointing, Reuse
 from pytest_flowforge.plugin.collecting import Collecting, FlowModule
-from pytest_flowforge.plugin.graphing import Blueprint, Needs, draw
+from pytest_flowforge.plugin.command import resume_command
+from pytest_flowforge.plugin.graphing import Blueprint, draw
 from pytest_flowforge.plugin.items import adopt
 from pytest_flowforge.plugin.joining_files import collect_file
 from pytest_flowforge.plugin.naming import plural
@@ -22,12 +24,14 @@ from pytest_flowforge.plugin.pytest_internals import probe
 from pytest_flowforge.plugin.references import Directory, FileNotCollected
 from pytest_flowforge.plugin.reporting import Statuses
 from pytest_flowforge.plugin.running import Runner
-from pytest_flowforge.plugin.selecting import NodeIds, by_expressions, take_node_ids
+from pytest_flowforge.plugin.selecting import NodeIds, by_expressions, only_one, take_node_ids
 from pytest_flowforge.plugin.terminal import Terminal
+from pytest_flowforge.plugin.values import Reading
+from pytest_flowforge.report.changes import explain_lines
 from pytest_flowforge.report.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Mapping
+    from collections.abc import Collection, Generator, Iterable, Mapping
 
     from pytest_flowforge.core.model import TaskId
     from pytest_flowforge.plugin.entries import Entry
@@ -55,7 +59,10 @@ def activate(config: pytest.Config) -> None:
     manager.register(fixtures, "flowforge-fixtures")
     manager.register(Statuses(), "flowforge-statuses")
     manager.register(terminal, "flowforge-terminal")
-    manager.register(FlowSession(config, options, collecting, terminal), "flowforge-session")
+    checkpointing = Checkpointing(config, options, terminal.tell)
+    manager.register(FlowSession(config, options, collecting, terminal, checkpointing), "flowforge-session")
+    # Registered last, it opens the checkpoint before anything else happens, and closes it when nothing else does.
+    manager.register(checkpointing, "flowforge-checkpointing")
 
 
 def _refuse(config: pytest.Config, options: Options) -> None:
@@ -80,18 +87,27 @@ class _Flows:
     graph: TaskGraph
     #: Of the directory, which is large and whose work is done, this alone is kept.
     entries: Mapping[TaskId, Entry]
-    needs: Mapping[TaskId, Needs]
+    blueprint: Blueprint
     selection: Selection
+    reuse: Reuse
 
 
 class FlowSession:
     """The hooks that turn collected functions into a graph and do with it what the command line says."""
 
-    def __init__(self, config: pytest.Config, options: Options, collecting: Collecting, terminal: Terminal) -> None:
+    def __init__(
+        self,
+        config: pytest.Config,
+        options: Options,
+        collecting: Collecting,
+        terminal: Terminal,
+        checkpointing: Checkpointing,
+    ) -> None:
         self._config = config
         self._options = options
         self._collecting = collecting
         self._terminal = terminal
+        self._checkpointing = checkpointing
         self._node_ids = NodeIds(())
         #: Items that this session, or another plugin, has left out.
         self._deselected: set[pytest.Item] = set()
@@ -169,10 +185,11 @@ class FlowSession:
     ) -> _Flows:
         """Close the choice over the graph, and put the items into an order that they can run in."""
         # A plugin may have put an item there twice; a task runs once.
-        targets = list(dict.fromkeys(item.nodeid for item in items))
-        selection = select(graph, targets, only=self._options.only)  # type: ignore[arg-type]
-        if self._options.only:
-            _refuse_missing_results(graph, selection, directory, blueprint)
+        replay = self._options.checkpoint.replay
+        targets: list[str] = (
+            [only_one(replay, directory)] if replay else list(dict.fromkeys(item.nodeid for item in items))
+        )
+        selection = select(graph, targets, only=self._options.only or bool(replay))  # type: ignore[arg-type]
         ordered = _in_order(graph, targets, selection)
         items[:] = [directory.entries[task].item for task in ordered.order]
         self._terminal.came_along([directory.entries[task.id].item for task in graph if task.id in selection.along])
@@ -181,7 +198,39 @@ class FlowSession:
         wanted = selection.all
         unwanted = [entry.item for entry in directory.entries.values() if entry.id not in wanted]
         self._deselect([item for item in unwanted if item not in self._deselected])
-        return _Flows(ordered, directory.entries, blueprint.needs, selection)
+        reuse = self._decide(graph, ordered, directory, blueprint)
+        if replay:
+            self._checkpointing.replay(ordered.tasks[0], graph, blueprint, reuse)
+        elif self._options.only:
+            self._take_from_earlier(graph, selection, directory, blueprint, reuse)
+        return _Flows(ordered, directory.entries, blueprint, selection, reuse)
+
+    def _decide(self, graph: TaskGraph, ordered: TaskGraph, directory: Directory, blueprint: Blueprint) -> Reuse:
+        """Find out which of the selected tasks run."""
+        forced = by_expressions(self._options.checkpoint.force, graph, directory, "--ff-force")
+        reading = Reading(directory.entries, blueprint.needs)
+        reuse = self._checkpointing.decide(ordered, directory.entries, blueprint, forced, reading.of)
+        self._terminal.reuses(reuse)
+        self._terminal.first_line = self._checkpointing.unfinished()
+        if self._options.mode is Mode.LIST:
+            self._terminal.last_states = self._checkpointing.last_states(ordered)
+        if self._options.checkpoint.explain:
+            changes = self._checkpointing.changes(ordered, reuse)
+            self._terminal.explanation = explain_lines(ordered, reuse.because, reuse.reasons, changes)
+        return reuse
+
+    def _take_from_earlier(
+        self, graph: TaskGraph, selection: Selection, directory: Directory, blueprint: Blueprint, reuse: Reuse
+    ) -> None:
+        """Find the results that --ff-only leaves out and that tasks ask for; raises UsageError where there is none."""
+        reading = Reading(directory.entries, blueprint.needs)
+        asked = {task: reading.of(task) - selection.targets for task in selection.targets}
+        wanted = frozenset().union(*asked.values())
+        if not wanted:
+            return
+        whole = graph.restrict(selection.targets | graph.ancestors(selection.targets))
+        reuse.outside = self._checkpointing.records_for(whole, directory.entries, blueprint, wanted)
+        _refuse_missing_results(graph, asked, reuse.outside)
 
     def _keep(self, items: list[pytest.Item], kept: list[pytest.Item]) -> None:
         if len(kept) < len(items):
@@ -222,8 +271,16 @@ class FlowSession:
             manager.unregister(name=name)
 
     def _run(self, session: pytest.Session, flows: _Flows) -> None:
-        runner = Runner(session, flows.graph, flows.entries, flows.needs, self._terminal.tell)
-        self._config.stash[fixtures.RUNNER] = runner
+        runner = Runner(
+            session,
+            flows.graph,
+            flows.entries,
+            flows.blueprint,
+            flows.reuse,
+            self._checkpointing,
+            self._terminal.tell,
+        )
+        self._config.stash[fixtures.VALUES] = runner.values
         self._terminal.watch(runner.summary)
         accounting = Accounting(
             (task.id for task in flows.graph),
@@ -233,7 +290,12 @@ class FlowSession:
         )
         self._config.pluginmanager.register(accounting, "flowforge-accounting")
         self._collecting.garbage.set_aside()
-        runner.run()
+        try:
+            runner.run()
+        finally:
+            keeper = self._checkpointing.keeper
+            if keeper is not None and keeper.run:
+                self._terminal.resume_command = resume_command(self._config)
         if session.shouldfail:
             raise session.Failed(session.shouldfail)
         if session.shouldstop:
@@ -282,21 +344,18 @@ def _in_order(graph: TaskGraph, targets: list[str], selection: Selection) -> Tas
     return TaskGraph.build([restricted[task] for task in wanted], graph.pools)  # type: ignore[index]
 
 
-def _refuse_missing_results(graph: TaskGraph, selection: Selection, directory: Directory, blueprint: Blueprint) -> None:
+def _refuse_missing_results(
+    graph: TaskGraph, asked: Mapping[TaskId, Collection[TaskId]], known: Collection[TaskId]
+) -> None:
     """Raise UsageError when a task would have to run without a result that it asks for."""
     missing = []
     for task in graph:
-        if task.id not in selection.targets:
-            continue
-        needs = blueprint.needs[task.id]
-        asked: set[TaskId] = {member for joined in needs.parameters.values() for _, member in joined.members}
-        if "upstream" in directory.entries[task.id].item.fixturenames:
-            asked |= set(needs.by_key.values())
-        names = [graph[upstream].label for upstream in task.needs if upstream in asked - selection.targets]
+        wanted = asked.get(task.id, ())
+        names = [graph[upstream].label for upstream in task.needs if upstream in wanted and upstream not in known]
         if names:
             missing.append(
-                f"--ff-only leaves out {', '.join(names)}, whose result {task.label} asks for; "
-                "leave --ff-only out, or choose those tasks too"
+                f"--ff-only leaves out {', '.join(names)}, whose result {task.label} asks for, and no result of an "
+                "earlier run stands; leave --ff-only out, or choose those tasks too"
             )
     if missing:
         raise pytest.UsageError(*missing)

@@ -9,15 +9,17 @@ import pytest
 
 from pytest_flowforge.core.plan import plan
 from pytest_flowforge.errors import Problem
+from pytest_flowforge.plugin.checkpointing import Reuse
 from pytest_flowforge.plugin.naming import plural
 from pytest_flowforge.plugin.options import Format, Mode
 from pytest_flowforge.plugin.pytest_internals import redirect_terminal
 from pytest_flowforge.report import text
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Generator, Mapping, Sequence
 
     from pytest_flowforge.core.graph import TaskGraph
+    from pytest_flowforge.core.model import TaskId
     from pytest_flowforge.core.selection import Selection
     from pytest_flowforge.core.summary import Summary
     from pytest_flowforge.plugin.options import Options
@@ -40,6 +42,15 @@ class Terminal:
         self._graph: TaskGraph | None = None
         self._selection: Selection | None = None
         self._summary: Summary | None = None
+        self._reuse = Reuse()
+        #: The command that continues this run, should it not end well.
+        self.resume_command = ""
+        #: What is to be said before anything else.
+        self.first_line = ""
+        #: States in the last run, for --ff-list.
+        self.last_states: Mapping[TaskId, str] = {}
+        #: Lines about each task, for --ff-explain.
+        self.explanation: Sequence[str] = ()
         #: Sentences for the end of the session.
         self._notes: list[str] = []
         #: Files that could not be collected; pytest shows them to people.
@@ -55,6 +66,10 @@ class Terminal:
         """Take note of what the session is about."""
         self._graph = graph
         self._selection = selection
+
+    def reuses(self, reuse: Reuse) -> None:
+        """Take note of what stands of earlier runs."""
+        self._reuse = reuse
 
     def watch(self, summary: Summary) -> None:
         """Show this run at the end."""
@@ -72,13 +87,14 @@ class Terminal:
 
     def answer(self, graph: TaskGraph, selection: Selection) -> None:
         """Answer --ff-list, --ff-dry-run or --ff-validate."""
-        planned = plan(graph, selection)
+        reuse = self._reuse
+        planned = plan(graph, selection, reuse.because, reuse.reasons, reuse.refused)
         if self._options.mode is Mode.VALIDATE:
             self._answer_validate(graph)
         elif self._options.format is Format.JSON:
-            print(text.plan_as_json(planned), file=self._answers)
+            print(text.plan_as_json(planned, self.last_states), file=self._answers)
         elif self._options.mode is Mode.LIST:
-            self._write(text.task_lines(planned, graph, self._verbosity))
+            self._write(text.task_lines(planned, graph, self._verbosity, self.last_states))
         else:
             self._write(text.plan_lines(planned, graph, self._verbosity))
 
@@ -126,13 +142,29 @@ class Terminal:
             self._uncollected.append(Problem(report.nodeid, text.strip().splitlines()[0] if text.strip() else "failed"))
 
     def pytest_report_collectionfinish(self) -> list[str]:
-        if self._selection is None or self._graph is None or not self._selection.along:
+        if self._selection is None or self._graph is None:
             return []
         if self._options.mode is not Mode.RUN and self._verbosity < 0:
             # Names alone were asked for.
             return []
-        along = [task for task in self._graph if task.id in self._selection.along]
-        name = text.names(self._graph)
+        lines = [self.first_line] if self.first_line else []
+        return [*lines, *self._along(self._graph, self._selection), *self._reused(self._graph), *self.explanation]
+
+    def _reused(self, graph: TaskGraph) -> list[str]:
+        if self._options.mode is not Mode.RUN or not self._options.checkpoint.reuses:
+            return []
+        reuse = self._reuse
+        lines = text.in_doubt_lines([graph[task] for task in reuse.in_doubt if task not in reuse.refused], graph)
+        start = "reuses what earlier runs have made" if self._options.checkpoint.cache else "no earlier run to continue"
+        if reuse.run is not None and self._options.checkpoint.resume:
+            start = f"continues run {reuse.run.id}"
+        return lines + text.reuse_lines(graph, reuse.restored, reuse.reasons, start, self._verbosity)
+
+    def _along(self, graph: TaskGraph, selection: Selection) -> list[str]:
+        if not selection.along:
+            return []
+        along = [task for task in graph if task.id in selection.along]
+        name = text.names(graph)
         shown = ", ".join(name(task) for task in along[:_MOST_ALONG])
         more = f" and {len(along) - _MOST_ALONG:,} more" if len(along) > _MOST_ALONG else ""
         return [f"flowforge: {plural(len(along), 'task')} not asked for but needed: {shown}{more}"]
@@ -144,6 +176,9 @@ class Terminal:
         lines += [text.printable(note, _LONGEST_NOTE) for note in self._notes[:_MOST_NOTES]]
         if len(self._notes) > _MOST_NOTES:
             lines.append(f"and {len(self._notes) - _MOST_NOTES:,} more notes")
+        if self.resume_command and self._summary is not None and not self._summary.snapshot().ok:
+            # Whole, whatever its length: it is to be pasted.
+            lines.append(f"continue with: {text.printable(self.resume_command, sys.maxsize)}")
         if lines:
             terminalreporter.write_sep("=", "flowforge")
             for line in lines:

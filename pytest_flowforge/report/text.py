@@ -13,7 +13,7 @@ from pytest_flowforge.core.model import Trigger
 from pytest_flowforge.core.states import TaskState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from pytest_flowforge.core.graph import TaskGraph
     from pytest_flowforge.core.model import Task, TaskId
@@ -23,10 +23,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORMAT",
+    "columns",
+    "in_doubt_lines",
     "names",
     "plan_as_json",
     "plan_lines",
     "printable",
+    "reuse_lines",
     "summary_lines",
     "task_lines",
     "validation_as_json",
@@ -37,6 +40,7 @@ FORMAT = 1
 
 _LONGEST_NAME = 100
 _MOST_NAMES = 8
+_MOST_LINES = 40
 
 
 def printable(text: str, limit: int = _LONGEST_NAME) -> str:
@@ -58,8 +62,10 @@ def names(graph: TaskGraph, limit: int = _LONGEST_NAME) -> Callable[[Task], str]
     return lambda task: printable(f"{task.location.path}::{task.label}" if task.location else task.label, limit)
 
 
-def task_lines(plan: Sequence[PlannedTask], graph: TaskGraph, verbosity: int) -> list[str]:
-    """The answer of ``--ff-list``: a line a task, in an order they can run in."""
+def task_lines(
+    plan: Sequence[PlannedTask], graph: TaskGraph, verbosity: int, states: Mapping[TaskId, str]
+) -> list[str]:
+    """The answer of ``--ff-list``: a line a task, in an order they can run in, with the *states* of the last run."""
     if verbosity < 0:
         # For --ff-select, so whole.
         name = names(graph, sys.maxsize)
@@ -70,8 +76,10 @@ def task_lines(plan: Sequence[PlannedTask], graph: TaskGraph, verbosity: int) ->
         seen = [_seen_from(planned.task, graph[need], name) for need in planned.needs]
         needs = _enumeration(seen, None if verbosity > 0 else _MOST_NAMES)
         row = [name(planned.task), f"<- {needs}" if needs else "", _place(planned.task)]
+        if states:
+            row.insert(1, states.get(planned.task.id, "new"))
         rows.append([*row, *_details(planned.task)] if verbosity > 0 else row)
-    return _columns(rows)
+    return columns(rows)
 
 
 def plan_lines(plan: Sequence[PlannedTask], graph: TaskGraph, verbosity: int) -> list[str]:
@@ -86,13 +94,48 @@ def plan_lines(plan: Sequence[PlannedTask], graph: TaskGraph, verbosity: int) ->
     for level in sorted(by_level):
         lines.append(f"level {level}")
         rows = [[f"  {planned.verdict}", name(planned.task), printable(planned.reason)] for planned in by_level[level]]
-        lines += _columns(rows)
+        lines += columns(rows)
     return lines
 
 
-def plan_as_json(plan: Iterable[PlannedTask]) -> str:
+def plan_as_json(plan: Iterable[PlannedTask], states: Mapping[TaskId, str]) -> str:
     """The same for machines: a JSON object with a list of tasks, each after its upstreams."""
-    return json.dumps({"format": FORMAT, "tasks": [_as_dict(planned) for planned in plan]}, indent=2)
+    tasks = [{**_as_dict(planned), "last_state": states.get(planned.task.id)} for planned in plan]
+    return json.dumps({"format": FORMAT, "tasks": tasks}, indent=2)
+
+
+def reuse_lines(
+    graph: TaskGraph, restored: Collection[TaskId], reasons: Mapping[TaskId, str], start: str, verbosity: int
+) -> list[str]:
+    """What a run that reuses results says when it begins: how many, and of each task that runs why it does.
+
+    *start* says what it goes by. Many tasks with one reason share a line, unless more was asked for.
+    """
+    lines = [f"flowforge: {start}: {len(restored):,} reused, {len(reasons):,} to run"]
+    if verbosity < 0:
+        return lines
+    name = names(graph)
+    if verbosity > 0 or len(reasons) <= _MOST_LINES:
+        rows = [["  run", name(graph[task]), printable(reason)] for task, reason in reasons.items()]
+        return lines + columns(rows)
+    by_reason: dict[str, list[str]] = {}
+    for task, reason in reasons.items():
+        by_reason.setdefault(reason, []).append(name(graph[task]))
+    shown = list(by_reason.items())[:_MOST_LINES]
+    lines += [f"  run  {_enumeration(tasks, _MOST_NAMES)}: {printable(reason)}" for reason, tasks in shown]
+    if len(by_reason) > len(shown):
+        lines.append(f"  and {len(by_reason) - len(shown):,} more reasons (-v shows all)")
+    return lines
+
+
+def in_doubt_lines(tasks: Sequence[Task], graph: TaskGraph) -> list[str]:
+    """What is said of tasks that may have done their work and run again."""
+    if not tasks:
+        return []
+    name = names(graph)
+    was = "1 task was" if len(tasks) == 1 else f"{len(tasks):,} tasks were"
+    which = _enumeration([name(task) for task in tasks], _MOST_NAMES)
+    return [f"flowforge: {was} running when the last run ended and will run again: {which}"]
 
 
 def validation_as_json(tasks: int, problems: Iterable[Problem]) -> str:
@@ -175,7 +218,7 @@ def _enumeration(items: Sequence[str], most: int | None) -> str:
     return f"{shown} and {hidden:,} more" if hidden > 0 else shown
 
 
-def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """The rows with their cells below each other; a few very wide cells do not push all others aside."""
     widths = [min(max((len(cell) for cell in column), default=0), 60) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -52,7 +52,8 @@ class Holder:
 
     def __str__(self) -> str:
         at = time.strftime("%H:%M", time.localtime(self.since))
-        return f"pid {self.pid}, host {self.host}, since {at}, run {self.run}"
+        run = f", run {self.run}" if self.run else ""
+        return f"pid {self.pid}, host {self.host}, since {at}{run}"
 
 
 class RunLock:
@@ -63,8 +64,8 @@ class RunLock:
         # Never a soft lock, a file that stays when its process is killed: rather no run than two at once.
         self._lock = FileLock(folder.path / _LOCK, mode=0o600, thread_local=False, fallback_to_soft=False)
 
-    def acquire(self, run: str, wait: float = 0.0) -> Holder | None:
-        """Lock the checkpoint for *run*, waiting for at most *wait* seconds.
+    def acquire(self, wait: float = 0.0) -> Holder | None:
+        """Lock the checkpoint, waiting for at most *wait* seconds.
 
         Returns the holder before, when that one was ended without a chance to say so. Raises
         :class:`CheckpointLocked`, or :class:`CheckpointUnsafe` when something else stands in the place of the lock.
@@ -86,14 +87,18 @@ class RunLock:
             msg = f"{self._folder.path} is on a file system without locks: use another one with --ff-checkpoint"
             raise CheckpointError(msg) from error
         before = self.holder()
-        pid = os.getpid()
-        holder = Holder(run, pid, socket.gethostname(), time.time(), _started(pid), _boot())
         try:
-            self._folder.put(_HOLDER, json.dumps(asdict(holder)).encode("ascii"))
+            self.announce("")
         except BaseException:
             self._lock.release()
             raise
         return before
+
+    def announce(self, run: str) -> None:
+        """Say who holds the checkpoint, for *run*, which may have no id yet; raise :class:`CheckpointUnwritable`."""
+        pid = os.getpid()
+        holder = Holder(run, pid, socket.gethostname(), time.time(), _started(pid), _boot())
+        self._folder.put(_HOLDER, json.dumps(asdict(holder)).encode("ascii"))
 
     def release(self) -> None:
         """Say that the run has ended, and let the next one in."""

@@ -16,10 +16,10 @@ from pytest_flowforge.core.fingerprint import Fingerprint
 from pytest_flowforge.core.graph import TaskGraph
 from pytest_flowforge.core.messages import AttemptFinished, RunBegan, RunEnded, RunStarted, StopRequested, TaskMoved
 from pytest_flowforge.core.model import Failure, FailureKind, Lost, Outcome, Skipped, Success, Task, TaskId, Trigger
-from pytest_flowforge.core.records import Recorder, ResultRef, RunHeader, redact
-from pytest_flowforge.core.resume import Decision, decide
+from pytest_flowforge.core.records import Recorder, ResultRef, RunHeader, TaskRecord, redact
+from pytest_flowforge.core.resume import Decision, Question, decide
 from pytest_flowforge.core.retry import RetryPolicy
-from pytest_flowforge.core.states import TaskState
+from pytest_flowforge.core.states import SUCCEEDED, TaskState
 from pytest_flowforge.errors import CheckpointDamaged, CheckpointError, CheckpointVersion
 from tests.core.flows import graphs, outcomes, task, tid
 
@@ -33,7 +33,7 @@ CODE = Fingerprint("code", "parameters")
 
 
 def ref(run: str, name: str) -> ResultRef:
-    return ResultRef(run, "0" * 32 + ".seg", 0, 4, name, "json")
+    return ResultRef(run, "0" * 32 + ".seg", 0, 4, name[:100], "json")
 
 
 def no_fault(_: ResultRef) -> str:
@@ -68,9 +68,9 @@ class World:
         prints: Mapping[TaskId, Fingerprint] | None = None,
         fault: Callable[[ResultRef], str] = no_fault,
     ) -> Decision:
-        return decide(graph, self.checkpoint.current, prints or dict.fromkeys(ids(graph), CODE), fault)
+        return decide(Question(graph, self.checkpoint.current, prints or dict.fromkeys(ids(graph), CODE), fault))
 
-    def run(
+    def run(  # noqa: PLR0913 - each test says one or two of these
         self,
         graph: TaskGraph,
         outcome: Callable[[TaskId, int], Outcome] = always_succeeds,
@@ -80,30 +80,32 @@ class World:
         collected: TaskGraph | None = None,
         until: int = 10**6,
         stored: bool = True,
+        contents: str = "",
+        outputs: Mapping[TaskId, Mapping[str, str]] | None = None,
     ) -> str:
         """Run *graph* in a process that is killed after *until* records."""
         before = self.checkpoint.current
         self.count += 1
         run = f"run{self.count:03}"
         restored = decision.restored if decision is not None and before is not None else {}
-        standing = before.standing if before is not None else {}
         results: dict[TaskId, ResultRef] = {}
         header = RunHeader(
             run,
             prints or dict.fromkeys(ids(graph), CODE),
             resumes=before.id if before is not None and decision is not None else "",
-            restored={name: standing[name] for name in restored},
+            restored=restored,
             carried=carry(before, ids(graph), ids(collected or graph)),
+            needs={one.id: one.needs for one in collected or graph},
         )
-        recorder = Recorder(header, results)
-        engine = Engine(graph, RunPolicy(2), restored=restored)
+        recorder = Recorder(header, results, outputs or {})
+        engine = Engine(graph, RunPolicy(2), restored=dict.fromkeys(restored, "reused"))
         written: list[Record] = []
         now = 100.0 * self.count
         reaction = engine.handle(RunStarted(now))
         while True:
             for event in reaction.events:
                 if isinstance(event, TaskMoved) and event.after is TaskState.SUCCESS and stored:
-                    results[event.task] = ref(run, event.task)
+                    results[event.task] = ref(run, f"{event.task}{contents}")
                 written += recorder(event)
             if engine.done:
                 break
@@ -308,7 +310,7 @@ def test_what_did_not_succeed_runs_again(end: Outcome, reason: str) -> None:
     decision = world.decide(CHAIN)
     after = "upstream transform runs again" if isinstance(end, Skipped) else "was blocked"
     assert reasons(decision) == {"transform": reason, "load": after}
-    assert set(decision.restored.values()) == {f"reused from run {run}"}
+    assert {record.made[0] for record in decision.restored.values()} == {run}
 
 
 def test_everything_that_succeeded_is_reused() -> None:
@@ -391,8 +393,8 @@ def test_resumes_chain_and_name_the_run_a_result_comes_from() -> None:
     assert world.current.tasks[tid("extract")].reused_from == first
     decision = world.decide(CHAIN)
     assert reasons(decision) == {"load": "failed last time"}
-    assert decision.restored[tid("extract")] == f"reused from run {first}"
-    assert decision.restored[tid("transform")] == f"reused from run {second}"
+    assert decision.restored[tid("extract")].made[0] == first
+    assert decision.restored[tid("transform")].made[0] == second
     # The records of the last run are all that is needed.
     world.records = [record for record in world.records if record["run"] == second]
     assert world.decide(CHAIN) == decision
@@ -416,8 +418,130 @@ def test_what_was_not_selected_is_kept() -> None:
 def test_what_was_not_selected_when_its_upstream_ran_again_runs_again() -> None:
     world = World()
     world.run(CHAIN)
-    world.run(CHAIN.restrict([tid("transform")]), collected=CHAIN)
+    world.run(CHAIN.restrict([tid("transform")]), collected=CHAIN, contents=" and more")
     assert reasons(world.decide(CHAIN)) == {"load": "upstream transform ran again"}
+
+
+def test_an_upstream_that_ran_again_and_returned_the_same_changes_nothing() -> None:
+    world = World()
+    world.run(CHAIN)
+    world.run(CHAIN.restrict([tid("transform")]), collected=CHAIN)
+    assert not reasons(world.decide(CHAIN))
+
+
+# Any earlier success.
+
+
+def search(world: World, graph: TaskGraph, version: str = "code", **question: Any) -> Decision:
+    """Decide with all that was ever recorded."""
+    runs = world.checkpoint.runs
+
+    def earlier(name: TaskId) -> list[TaskRecord]:
+        found = [run.standing[name] for run in reversed(runs) if name in run.standing]
+        return [record for record in found if record.state in SUCCEEDED]
+
+    current = world.checkpoint.current
+    prints = {**dict.fromkeys(ids(graph), CODE), tid("extract"): Fingerprint(version, "parameters")}
+    return decide(Question(graph, current, prints, earlier=earlier, **question))
+
+
+def test_any_earlier_success_stands_that_was_made_of_the_same_and_built_on_the_same() -> None:
+    world = World()
+    prints = dict.fromkeys(ids(CHAIN), CODE)
+    first = world.run(CHAIN, contents=" of the old")
+    new = {**prints, tid("extract"): Fingerprint("new", "parameters")}
+    second = world.run(CHAIN, prints=new, contents=" of the new")
+    third = world.run(CHAIN, failing("extract"), prints=prints)
+    for version, run in (("code", first), ("new", second)):
+        decision = search(world, CHAIN, version)
+        assert not decision.reasons
+        assert [decision.restored[name].made[0] for name in ids(CHAIN)] == [run, run, run, third]
+    newer = search(world, CHAIN, "newer")
+    assert reasons(newer) == {
+        "extract": "failed last time",
+        "transform": "was blocked",
+        "load": "was blocked",
+    }
+
+
+def test_a_success_built_on_something_else_does_not_stand() -> None:
+    world = World()
+    world.run(CHAIN)
+    world.run(CHAIN.restrict([tid("extract")]), collected=CHAIN, contents=" and more")
+    assert reasons(search(world, CHAIN)) == {
+        "transform": "upstream extract ran again",
+        "load": "upstream transform runs again",
+    }
+
+
+def test_what_may_not_stand() -> None:
+    world = World()
+    world.run(CHAIN)
+    for name, question in (("forced", "forced"), ("cache(False)", "uncached")):
+        asked: dict[str, Any] = {question: frozenset({tid("transform")})}
+        assert reasons(search(world, CHAIN, **asked)) == {"transform": name, "load": "upstream transform runs again"}
+    assert reasons(search(world, CHAIN, fault=lambda ref: "result damaged" if "load" in ref.sha256 else "")) == {
+        "load": "result damaged"
+    }
+
+
+@pytest.mark.parametrize(
+    ("now", "reason"),
+    [
+        ({"a.bin": "1"}, None),
+        ({"a.bin": "2"}, "output a.bin changed"),
+        ({"a.bin": ""}, "output a.bin missing"),
+        ({"a.bin": "1", "b.bin": "1"}, "output b.bin was not recorded"),
+        ({}, None),
+    ],
+)
+def test_declared_outputs_have_to_be_there(now: dict[str, str], reason: str | None) -> None:
+    world = World()
+    world.run(CHAIN, outputs={tid("extract"): {"a.bin": "1"}})
+
+    def outputs(name: TaskId) -> dict[str, str]:
+        return now if name == tid("extract") else {}
+
+    for decision in (
+        search(world, CHAIN, outputs=outputs),
+        decide(Question(CHAIN, world.current, dict.fromkeys(ids(CHAIN), CODE), outputs=outputs)),
+    ):
+        assert reasons(decision).get("extract") == reason
+
+
+def test_forced_tasks_run_and_what_is_below_them() -> None:
+    world = World()
+    world.run(CHAIN)
+    question = Question(CHAIN, world.current, dict.fromkeys(ids(CHAIN), CODE), forced=frozenset({tid("transform")}))
+    assert reasons(decide(question)) == {"transform": "forced", "load": "upstream transform runs again"}
+
+
+def test_what_is_in_doubt() -> None:
+    world = World()
+    world.run(CHAIN, until=4)
+    assert world.decide(CHAIN).in_doubt == (tid("extract"), tid("notify"))
+    world.run(CHAIN, failing("notify", end=Lost("gone")))
+    assert world.decide(CHAIN).in_doubt == (tid("notify"),)
+
+
+def test_a_run_that_rolls_back() -> None:
+    world = World()
+    first = world.run(CHAIN)
+    world.run(CHAIN, failing("extract"))
+    back = RunHeader("run003", {}, resumes=first, carried=world.checkpoint[first].standing, rolls_back=first)
+    recorder = Recorder(back, {})
+    written = [record for event in (RunBegan(0, 1.0), RunEnded(1.0)) for record in recorder(event)]
+    world.records += [{**record, "s": place} for place, record in enumerate(written)]
+    assert world.current.rolls_back == first
+    assert not world.decide(CHAIN).reasons
+
+
+def test_very_long_ids_are_cut() -> None:
+    graph = flow(task("x" * 3_000_000), task("y", "x" * 3_000_000))
+    world = World()
+    world.run(graph)
+    assert max(len(json.dumps(record)) for record in world.records) < 10_000
+    assert not world.decide(graph).reasons
 
 
 def test_tasks_that_are_gone_are_forgotten() -> None:

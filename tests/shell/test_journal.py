@@ -615,7 +615,8 @@ from pathlib import Path
 from pytest_flowforge.storage.locks import RunLock
 from pytest_flowforge.storage.places import Place
 lock = RunLock(Place.open(Path(sys.argv[1])).folder)
-lock.acquire("their-run")
+lock.acquire()
+lock.announce("their-run")
 print("locked", flush=True)
 sys.stdin.readline()
 lock.release()
@@ -638,14 +639,14 @@ def test_two_runs_at_once(tmp_path: Path, other: subprocess.Popen[str]) -> None:
     with pytest.raises(
         CheckpointLocked, match=rf"another flowforge run \(pid {other.pid}, host .*their-run\).*--ff-wait"
     ):
-        lock.acquire("mine")
+        lock.acquire()
     holder = lock.holder()
     assert holder is not None
     assert holder.pid == other.pid
     if sys.platform == "linux":
         assert holder.is_alive
     other.communicate("go\n")
-    assert lock.acquire("mine", wait=60) is None
+    assert lock.acquire(wait=60) is None
     lock.release()
     assert lock.holder() is None
 
@@ -654,7 +655,7 @@ def test_the_lock_of_a_killed_run_is_free_and_tells_of_it(tmp_path: Path, other:
     other.kill()
     other.wait()
     lock = RunLock(Place.open(tmp_path / "c").folder)
-    before = lock.acquire("mine", wait=60)
+    before = lock.acquire(wait=60)
     assert before is not None
     assert (before.run, before.is_alive) == ("their-run", False)
     lock.release()
@@ -665,7 +666,7 @@ def test_a_lock_that_is_something_else(tmp_path: Path) -> None:
     place = Place.open(tmp_path / "c")
     os.mkfifo(tmp_path / "c" / "run.lock")
     with pytest.raises(CheckpointUnsafe, match="no plain file"):
-        RunLock(place.folder).acquire("mine")
+        RunLock(place.folder).acquire()
 
 
 @pytest.mark.parametrize("pid", [-1, 0, 1])

@@ -1,0 +1,375 @@
+"""What is kept of runs: read from the files alone, and written while a run goes on.
+
+:class:`Archive` reads a checkpoint without a lock, also while a run writes it. :class:`Keeper` holds the lock, and is a
+sink for the events of one run and a store for its results. Neither decides what runs, and neither knows pytest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from pytest_flowforge.core.checkpoint import fold
+from pytest_flowforge.core.messages import RunEnded, TaskMoved
+from pytest_flowforge.core.records import Recorder, key_of
+from pytest_flowforge.core.resume import decide
+from pytest_flowforge.core.states import SUCCEEDED
+from pytest_flowforge.errors import (
+    CheckpointDamaged,
+    CheckpointError,
+    CheckpointUnwritable,
+    ResultError,
+    ResultMissing,
+    ResultUnstorable,
+)
+from pytest_flowforge.storage.codec import JsonCodec, PickleCodec
+from pytest_flowforge.storage.locks import RunLock
+from pytest_flowforge.storage.places import Place
+from pytest_flowforge.storage.syncing import GroupCommit
+from pytest_flowforge.storage.values import ResultStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from pytest_flowforge.core.checkpoint import RunRecord
+    from pytest_flowforge.core.fingerprint import Fingerprint
+    from pytest_flowforge.core.messages import Event
+    from pytest_flowforge.core.model import TaskId
+    from pytest_flowforge.core.records import ResultRef, RunHeader, TaskRecord
+    from pytest_flowforge.core.resume import Decision, Question
+    from pytest_flowforge.storage.codec import Codec
+    from pytest_flowforge.storage.files import Durability, Files
+    from pytest_flowforge.storage.journal import Journal
+    from pytest_flowforge.storage.locks import Holder
+
+__all__ = ["Archive", "Keeper", "Repaired", "Settings", "Unreadable"]
+
+#: Bytes of results that are kept in memory when they were loaded to see whether they can be.
+_MOST_LOADED = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Where and how a checkpoint is kept.
+
+    ``codecs`` are tried in this order, and nothing else is decoded. ``keep_runs`` is how many runs stay, ``wait`` how
+    many seconds to wait for another run that uses the checkpoint.
+    """
+
+    path: Path
+    durability: Durability = "normal"
+    codecs: Sequence[Codec] = field(default_factory=lambda: (JsonCodec(), PickleCodec()))
+    keep_runs: int = 20
+    wait: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A run whose journal can not be used, and why."""
+
+    id: str
+    error: CheckpointError
+
+
+@dataclass(frozen=True, slots=True)
+class Repaired:
+    """A journal of which only good records are left; ``old`` is the name of the file with what it was."""
+
+    run: str
+    records: int
+    old: str
+    problem: str
+
+
+class Archive:
+    """The runs of a checkpoint, read when they are asked for."""
+
+    def __init__(self, place: Place, codecs: Sequence[Codec]) -> None:
+        self._place = place
+        self.store = ResultStore(place, "", codecs=codecs)
+        self._runs: dict[str, RunRecord] = {}
+        #: Results that were loaded to see whether that can be done; by what tells them apart.
+        self._loaded: dict[ResultRef, Any] = {}
+        self._loaded_bytes = 0
+
+    @classmethod
+    def open(cls, settings: Settings) -> Archive:
+        """Open the checkpoint; raise :class:`FileNotFoundError` when there is none, :class:`CheckpointError`."""
+        return cls(Place.open(settings.path, create=False), settings.codecs)
+
+    @property
+    def path(self) -> Path:
+        """The folder it is in."""
+        return self._place.path
+
+    def close(self) -> None:
+        """Close all files."""
+        self.store.close()
+        self._place.close()
+
+    def ids(self) -> list[str]:
+        """Return the ids of all runs, the oldest first."""
+        return self._place.runs()
+
+    def run(self, run: str) -> RunRecord:
+        """Return the run with that id; raise :class:`CheckpointError`."""
+        if run not in self._runs:
+            try:
+                records = self._place.read(run).checked()
+            except FileNotFoundError:
+                known = ", ".join(self.ids()[-5:]) or "none"
+                msg = f"the checkpoint holds no run {run!r}; the last ones are: {known} (--ff-history lists all)"
+                raise CheckpointError(msg) from None
+            runs = fold(records).runs
+            if len(runs) != 1 or runs[0].id != run:
+                msg = f"the journal of run {run} tells of {len(runs)} other runs: it is from elsewhere"
+                raise CheckpointDamaged(msg)
+            self._runs[run] = runs[0]
+        return self._runs[run]
+
+    def chosen(self, run: str = "") -> RunRecord | None:
+        """Return that run, or the last one that something can be built on; None when there is none."""
+        if run:
+            return self.run(run)
+        return next((found for found in map(self.run, reversed(self.ids())) if found.complete), None)
+
+    def last(self, run: str = "") -> RunRecord | None:
+        """Return that run, or the last one that has begun; None when there is none."""
+        if run:
+            return self.run(run)
+        # A run that was killed before it had said anything is none.
+        return next((found for found in map(self.run, reversed(self.ids())) if found.began), None)
+
+    def is_about(self, files: Iterable[str]) -> bool:
+        """Whether the last run is known to have known of tasks in *files* only, and so of nothing else."""
+        ids = self.ids()
+        if not ids:
+            return True
+        head = self._place.read(ids[-1], most=1).records
+        known = head[0].get("files") if head else None
+        return isinstance(known, list) and set(files).issuperset(known)
+
+    def history(self) -> Iterator[RunRecord | Unreadable]:
+        """Yield all runs, the oldest first."""
+        for run in self.ids():
+            try:
+                yield self.run(run)
+            except CheckpointError as error:
+                yield Unreadable(run, error)
+
+    def is_alive(self, run: str) -> bool:
+        """Whether the process of that run is known to be there."""
+        holder = RunLock(self._place.folder).holder()
+        return holder is not None and holder.run == run and holder.is_alive
+
+    def faults(self, run: RunRecord) -> list[tuple[TaskId, str]]:
+        """Return the tasks of *run* whose result can not be loaded, each with the reason."""
+        stored = [(task, record.result) for task, record in run.standing.items() if record.result is not None]
+        return [(task, reason) for task, ref in stored if (reason := self.store.fault(ref))]
+
+    def parts(self, run: str) -> dict[str, str]:
+        """Return the digests of the pieces of code that a run was made of; empty when that is not known any more."""
+        try:
+            records = self._place.read(run).records
+        except (OSError, CheckpointError):
+            return {}
+        found: dict[str, str] = {}
+        for record in records:
+            if record["ev"] == "run_code":
+                found.update(record.get("parts", {}))
+        return found
+
+    def earlier(self, task: TaskId) -> Iterator[TaskRecord]:
+        """Yield the successes of *task* in all runs that can be read, the newest first."""
+        key = key_of(task)
+        for run in reversed(self.ids()):
+            with contextlib.suppress(CheckpointError):
+                record = self.run(run).standing.get(key)
+                if record is not None and record.state in SUCCEEDED:
+                    yield record
+
+    # Results.
+
+    def restore(self, question: Question, reads: Callable[[TaskId], Iterable[TaskId]]) -> Decision:
+        """Decide, with results that can not be loaded counted as faulty where a task that runs would read them.
+
+        ``reads`` returns the upstreams whose results a task may look at.
+        """
+        faults: dict[ResultRef, str] = {}
+
+        def fault(ref: ResultRef) -> str:
+            return faults[ref] if ref in faults else self.store.fault(ref)
+
+        while True:
+            decision = decide(replace(question, fault=fault))
+            read = {need for task in decision.reasons for need in reads(task) if need in decision.restored}
+            refs = [ref for need in read if (ref := decision.restored[need].result) is not None]
+            before = len(faults)
+            faults.update((ref, reason) for ref in refs if (reason := self._try(ref)))
+            if len(faults) == before:
+                return decision
+
+    def _try(self, ref: ResultRef) -> str:
+        """Load a result and keep it for now, if it is small; return why it can not be loaded, or nothing."""
+        if ref in self._loaded:
+            return ""
+        try:
+            value = self.store.get(ref)
+        except ResultError as error:
+            return error.reason
+        if self._loaded_bytes + ref.length <= _MOST_LOADED:
+            self._loaded[ref] = value
+            self._loaded_bytes += ref.length
+        return ""
+
+    def load(self, record: TaskRecord, *, fresh: bool = False) -> Any:
+        """Return the result of a task; raise :class:`ResultError` when that can not be done.
+
+        It is given away: asked again, or with *fresh*, it is decoded anew.
+        """
+        ref = record.result
+        if ref is None:
+            msg = "a result was not stored, and is not there any more: its task has to run again"
+            raise ResultMissing(msg)
+        if ref in self._loaded:
+            self._loaded_bytes -= ref.length
+            value = self._loaded.pop(ref)
+            if not fresh:
+                return value
+        return self.store.get(ref)
+
+
+class Keeper:
+    """Keeps one run. Made when the lock is held; a sink for events once the run has begun.
+
+    What goes wrong with the disk does not end the run on the spot: ``broken`` says what it was, nothing is written any
+    more, and ``unsaved`` gathers the tasks whose success nobody will know of. ``tell`` takes sentences for people.
+    """
+
+    def __init__(self, settings: Settings, tell: Callable[[str], None], files: Files | None = None) -> None:
+        """Lock the checkpoint; raise :class:`CheckpointError`."""
+        self._settings = settings
+        self._tell = tell
+        self._place = Place.open(settings.path, files)
+        try:
+            self._lock = RunLock(self._place.folder)
+            #: Who held it before and had no chance to say that it ended.
+            self.killed: Holder | None = self._lock.acquire(settings.wait)
+        except BaseException:
+            self._place.close()
+            raise
+        self.archive = Archive(self._place, settings.codecs)
+        self.run = ""
+        self.broken: CheckpointUnwritable | None = None
+        self.unsaved: list[TaskId] = []
+        self._commit = GroupCommit(settings.durability)
+        self._journal: Journal | None = None
+        self._store: ResultStore | None = None
+        self._recorder: Recorder | None = None
+        self._results: dict[TaskId, ResultRef] = {}
+        #: Digests of the files that tasks have made, by task and path.
+        self.outputs: dict[TaskId, Mapping[str, str]] = {}
+        #: Tasks that turned out to be made of something else when they started.
+        self.fingerprints: dict[TaskId, Fingerprint] = {}
+
+    def begin(self, at: float, header: RunHeader) -> None:
+        """Begin a run at *at* that says of itself what *header* does, but for its id, which it gets here.
+
+        Raises :class:`CheckpointUnwritable`.
+        """
+        settings = self._settings
+        self.run = self._place.new_run(at)
+        self._lock.announce(self.run)
+        self._recorder = Recorder(replace(header, run=self.run), self._results, self.outputs, self.fingerprints)
+        self._journal = self._place.journal(self.run, on_append=self._commit.touch)
+        self._store = ResultStore(
+            self._place,
+            self.run,
+            codecs=settings.codecs,
+            on_put=self._commit.touch,
+            sync_large=settings.durability != "off",
+        )
+        self._commit.watch(self._store, self._journal)
+
+    def __call__(self, event: Event) -> None:
+        """Write *event* down."""
+        if self._recorder is None or self._journal is None:
+            return
+        if self.broken is None:
+            try:
+                if isinstance(event, RunEnded):
+                    self._commit.commit()
+                for record in self._recorder(event):
+                    self._journal.append(record)
+            except CheckpointUnwritable as error:
+                self.broken = error
+        if self.broken is not None and isinstance(event, TaskMoved) and event.after in SUCCEEDED:
+            self.unsaved.append(event.task)
+
+    def put(self, task: TaskId, label: str, value: Any) -> None:
+        """Store the result of *task*, called *label*; what can not be stored is said."""
+        if self._store is None or self.broken is not None:
+            return
+        try:
+            self._results[task] = self._store.put(value)
+        except CheckpointUnwritable as error:
+            self.broken = error
+        except ResultUnstorable as error:
+            self._tell(f"the result of {label} {error}: it is passed on in memory; {label} runs again on --ff-resume")
+        except Exception as error:  # noqa: BLE001 - pickling calls methods of the value, which may raise anything
+            why = f"{type(error).__name__} while it was pickled"
+            self._tell(f"the result of {label} can not be stored ({why}): {label} runs again on --ff-resume")
+
+    def load(self, task: TaskId) -> Any:
+        """Return the result that *task* has stored in this run, decoded anew; raise :class:`ResultError`."""
+        ref = self._results.get(task)
+        if self._store is None or ref is None:
+            msg = "a result was not stored, and can not be read anew"
+            raise ResultMissing(msg)
+        return self._store.get(ref)
+
+    def save(self) -> None:
+        """Make everything survive a power cut, now."""
+        if self.broken is None:
+            try:
+                self._commit.commit()
+            except CheckpointUnwritable as error:
+                self.broken = error
+
+    def repair(self) -> list[Repaired]:
+        """Keep the good records of damaged journals; return what was done. Raises :class:`CheckpointUnwritable`."""
+        done = []
+        for run in self.archive.ids():
+            found, old = self._place.repair(run)
+            if old is not None:
+                damage = found.damage
+                problem = f"line {damage.line}: {damage.reason}" if damage else f"{found.torn_bytes} bytes of a record"
+                done.append(Repaired(run, len(found.records), old.name, problem))
+        return done
+
+    def clear(self) -> None:
+        """Delete all runs and results."""
+        self._place.clear()
+
+    def prune(self) -> None:
+        """Delete the oldest runs; never what a run that is kept was built on."""
+        try:
+            self._place.prune(self._settings.keep_runs)
+        except (OSError, CheckpointError) as error:
+            self._tell(f"old runs could not be deleted: {error}")
+
+    def close(self) -> None:
+        """Let the next run in. Call it however the run has ended."""
+        try:
+            self._commit.close()
+        except CheckpointUnwritable as error:
+            self.broken = self.broken or error
+        finally:
+            if self._journal is not None:
+                self._journal.close()
+            if self._store is not None:
+                self._store.close()
+            self._lock.release()
+            self.archive.close()

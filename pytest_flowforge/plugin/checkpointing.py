@@ -1,0 +1,376 @@
+"""The checkpoint of a session: opening it, deciding what stands, beginning the run that is kept."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_flowforge.core.checkpoint import carry
+from pytest_flowforge.core.records import RunHeader, key_of
+from pytest_flowforge.core.resume import Decision, Question, decide
+from pytest_flowforge.core.states import SUCCEEDED
+from pytest_flowforge.errors import CheckpointError, CheckpointUnwritable
+from pytest_flowforge.keeping import Archive, Keeper
+from pytest_flowforge.plugin.fingerprints import Fingerprints, digest_of_graph
+from pytest_flowforge.plugin.naming import plural
+from pytest_flowforge.plugin.options import Mode
+from pytest_flowforge.plugin.settings import settings_of
+from pytest_flowforge.report.changes import Change
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from pytest_flowforge.core.checkpoint import RunRecord
+    from pytest_flowforge.core.fingerprint import Fingerprint
+    from pytest_flowforge.core.graph import TaskGraph
+    from pytest_flowforge.core.model import Task, TaskId
+    from pytest_flowforge.core.records import TaskRecord
+    from pytest_flowforge.keeping import Settings
+    from pytest_flowforge.plugin.entries import Entry
+    from pytest_flowforge.plugin.graphing import Blueprint
+    from pytest_flowforge.plugin.options import Options
+
+__all__ = ["Checkpointing", "Reuse"]
+
+
+@dataclass(slots=True)
+class Reuse:
+    """What a session makes of earlier runs.
+
+    ``run`` is the run that is continued, if there is one. ``restored`` are tasks whose results stand, ``reasons`` says
+    why the others run; it is empty where nothing is reused anyway. ``refused`` are tasks in doubt that must not run
+    twice, with what is said of them. ``outside`` has records of upstreams that are no part of the run.
+    """
+
+    run: RunRecord | None = None
+    restored: Mapping[TaskId, TaskRecord] = field(default_factory=dict)
+    reasons: Mapping[TaskId, str] = field(default_factory=dict)
+    refused: Mapping[TaskId, str] = field(default_factory=dict)
+    in_doubt: tuple[TaskId, ...] = ()
+    outside: Mapping[TaskId, TaskRecord] = field(default_factory=dict)
+    fingerprints: Mapping[TaskId, Fingerprint] = field(default_factory=dict)
+
+    @property
+    def because(self) -> Mapping[TaskId, str]:
+        """For the tasks whose results stand, where these come from."""
+        return {task: f"reused from run {record.made[0]}" for task, record in self.restored.items()}
+
+
+class Checkpointing:
+    """Opens the checkpoint when a session needs it, and closes it when the session ends.
+
+    ``keeper`` keeps the run; None where nothing is kept. ``archive`` reads earlier runs; None where there are none.
+    ``tell`` takes sentences for the end of the session.
+    """
+
+    def __init__(self, config: pytest.Config, options: Options, tell: Callable[[str], None]) -> None:
+        self._config = config
+        self._options = options
+        self._tell = tell
+        self.keeper: Keeper | None = None
+        self.archive: Archive | None = None
+        #: The folder in which runs are kept, whether or not there are any; None where nothing is kept.
+        self._settings: Settings | None = None
+        self._prints: Fingerprints | None = None
+        config.add_cleanup(self.close)
+
+    @property
+    def isolates(self) -> bool:
+        """Whether every task is to get results of its own."""
+        return self._options.checkpoint.isolate and self.keeper is not None
+
+    # ------------------------------------------------------------------ opening and closing
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection(self) -> None:
+        """Before anything of the project is imported: nothing is worth starting if another run is at it."""
+        option = self._config.option
+        chosen = self._options.checkpoint
+        self._settings = settings_of(self._config, chosen)
+        runs = self._options.mode is Mode.RUN and not option.collectonly and not option.setuponly
+        if self._settings is None:
+            if chosen.required or chosen.replay or chosen.isolate:
+                msg = "nothing is kept without the cache of pytest (-p no:cacheprovider): add --ff-checkpoint DIR"
+                raise pytest.UsageError(msg)
+        elif runs and not (chosen.replay and not chosen.save):
+            self._open_to_write(self._settings)
+        elif self._options.mode is not Mode.VALIDATE:
+            self._open_to_read(self._settings)
+
+    def _open_to_write(self, settings: Settings) -> None:
+        try:
+            self.keeper = Keeper(settings, self._tell)
+        except CheckpointUnwritable as error:
+            self._not_kept(error)
+            return
+        except CheckpointError as error:
+            raise pytest.UsageError(str(error)) from error
+        self.archive = self.keeper.archive
+
+    def _open_to_read(self, settings: Settings) -> None:
+        try:
+            self.archive = Archive.open(settings)
+        except FileNotFoundError:
+            # Nothing was kept so far.
+            return
+        except CheckpointError as error:
+            raise pytest.UsageError(str(error)) from error
+
+    def _not_kept(self, error: CheckpointError) -> None:
+        """A run that can not be kept goes on all the same, unless somebody counts on that."""
+        if self._options.checkpoint.required or self._options.checkpoint.explicit:
+            raise pytest.UsageError(str(error)) from error
+        self._tell(f"results are not being saved: {error}")
+
+    def close(self) -> None:
+        """Let other runs in."""
+        keeper, archive, self.keeper, self.archive = self.keeper, self.archive, None, None
+        if keeper is not None:
+            keeper.close()
+        elif archive is not None:
+            archive.close()
+
+    # ------------------------------------------------------------------ deciding
+
+    def decide(
+        self,
+        graph: TaskGraph,
+        entries: Mapping[TaskId, Entry],
+        blueprint: Blueprint,
+        forced: frozenset[TaskId],
+        reads: Callable[[TaskId], Iterable[TaskId]],
+    ) -> Reuse:
+        """Return what is to be done with the tasks of *graph*; raises UsageError for a run that can not be used."""
+        options = self._options.checkpoint
+        wanted = self.keeper is not None or options.reuses or options.explain
+        if self._settings is None or not wanted:
+            return Reuse()
+        prints = self._fingerprints(entries, blueprint)
+        reuse = Reuse(fingerprints=prints.take(task.id for task in graph))
+        if not options.reuses:
+            return reuse
+        try:
+            reuse.run = self.archive.chosen(options.run) if self.archive is not None else None
+            decision = self._decision(graph, reuse, blueprint, forced, reads)
+        except CheckpointError as error:
+            raise pytest.UsageError(str(error)) from error
+        reuse.restored, reuse.reasons, reuse.in_doubt = decision.restored, decision.reasons, decision.in_doubt
+        if not options.rerun_unsafe:
+            reuse.refused = {task: _doubt(reuse.run) for task in decision.in_doubt if task in blueprint.once}
+        return reuse
+
+    def _decision(
+        self,
+        graph: TaskGraph,
+        reuse: Reuse,
+        blueprint: Blueprint,
+        forced: frozenset[TaskId],
+        reads: Callable[[TaskId], Iterable[TaskId]],
+    ) -> Decision:
+        prints, archive = self._prints, self.archive
+        uncached = frozenset(task for task, rule in blueprint.rules.items() if not rule.enabled)
+        question = Question(
+            graph,
+            reuse.run,
+            reuse.fingerprints,
+            outputs=prints.outputs if prints is not None else lambda _: {},
+            forced=forced,
+            uncached=uncached,
+        )
+        if archive is None:
+            return decide(question)
+        if self._options.checkpoint.cache:
+            question = replace(question, earlier=archive.earlier)
+        return archive.restore(question, reads)
+
+    def unfinished(self) -> str:
+        """Return a sentence about the last run if that was killed and is not continued now; else nothing."""
+        killed = self.keeper.killed if self.keeper is not None else None
+        if killed is None or not killed.run or self._options.checkpoint.reuses:
+            return ""
+        return f"flowforge: the last run did not finish; --ff-resume --ff-run {killed.run} would continue it"
+
+    def replay(self, task: Task, graph: TaskGraph, blueprint: Blueprint, reuse: Reuse) -> None:
+        """Give *task* the inputs it had in an earlier run; raises UsageError when they are not all there."""
+        archive = self.archive
+        try:
+            run = archive.chosen(self._options.checkpoint.run) if archive is not None else None
+        except CheckpointError as error:
+            raise pytest.UsageError(str(error)) from error
+        if run is None or archive is None:
+            msg = f"--ff-replay {task.label}: no run is kept whose inputs it could have"
+            raise pytest.UsageError(msg)
+        known = {need: run.standing.get(key_of(need)) for need in blueprint.needs[task.id].by_key.values()}
+        problems = [
+            f"--ff-replay {task.label}: of its upstream {graph[need].label} run {run.id} has {problem}"
+            for need, record in known.items()
+            if (problem := _missing(record, archive))
+        ]
+        if problems:
+            raise pytest.UsageError(*problems)
+        reuse.run = run
+        reuse.outside = {need: record for need, record in known.items() if record is not None}
+
+    def changes(self, graph: TaskGraph, reuse: Reuse) -> dict[TaskId, Change]:
+        """Return what has changed about the tasks of *graph* that are made of something else than before."""
+        prints, archive = self._prints, self.archive
+        run = reuse.run if reuse.run is not None else (archive.chosen() if archive is not None else None)
+        if run is None or prints is None or archive is None:
+            return {}
+        found = {}
+        for task in graph:
+            known = run.standing.get(key_of(task.id))
+            now = reuse.fingerprints[task.id]
+            before = known.fingerprint if known is not None else None
+            if known is not None and before is not None and before != now:
+                # A result that was never made goes back to the run that has tried.
+                parts = archive.parts(known.made[0] or run.id) if before.code != now.code else {}
+                found[task.id] = Change(before, now, parts, prints.parts_of(task.id))
+        return found
+
+    def last_states(self, graph: TaskGraph) -> dict[TaskId, str]:
+        """Return the states of tasks in the last run that knew of them, in words; empty when there is none."""
+        try:
+            run = self.archive.last() if self.archive is not None else None
+        except CheckpointError as error:
+            self._tell(f"the last run can not be read: {error}")
+            return {}
+        standing = run.standing if run is not None else {}
+        return {task.id: standing[key_of(task.id)].state.value for task in graph if key_of(task.id) in standing}
+
+    def records_for(
+        self, graph: TaskGraph, entries: Mapping[TaskId, Entry], blueprint: Blueprint, tasks: Iterable[TaskId]
+    ) -> dict[TaskId, TaskRecord]:
+        """Return the records of those *tasks* whose results would stand if *graph* was resumed."""
+        if self.archive is None:
+            return {}
+        prints = self._fingerprints(entries, blueprint)
+        try:
+            reuse = Reuse(self.archive.chosen(self._options.checkpoint.run))
+            reuse.fingerprints = prints.take(task.id for task in graph)
+            decision = self._decision(graph, reuse, blueprint, frozenset(), lambda _: ())
+        except CheckpointError as error:
+            raise pytest.UsageError(str(error)) from error
+        return {task: decision.restored[task] for task in tasks if task in decision.restored}
+
+    def _fingerprints(self, entries: Mapping[TaskId, Entry], blueprint: Blueprint) -> Fingerprints:
+        if self._prints is None:
+            self._prints = Fingerprints(self._config, entries, blueprint)
+        return self._prints
+
+    # ------------------------------------------------------------------ the run that is kept
+
+    def begin(
+        self, at: float, graph: TaskGraph, entries: Mapping[TaskId, Entry], blueprint: Blueprint, reuse: Reuse
+    ) -> None:
+        """Begin to keep the run of *graph*, a selection of *entries*."""
+        keeper = self.keeper
+        if keeper is None or self._prints is None:
+            return
+        previous = self._previous(graph, entries, reuse)
+        standing = previous.standing if previous is not None else {}
+        files = _files(entries)
+        root = self._config.rootpath
+
+        def is_gone(task: TaskId) -> bool:
+            file = task.partition("::")[0]
+            return file in files or not (root / file).exists()
+
+        header = RunHeader(
+            "",
+            reuse.fingerprints,
+            graph_digest=digest_of_graph(reuse.fingerprints),
+            argv=sys.argv[1:],
+            resumes=reuse.run.id if reuse.run is not None else "",
+            restored=reuse.restored,
+            carried=carry(previous, (task.id for task in graph), entries, is_gone),
+            refused={task: standing[key_of(task)] for task in reuse.refused},
+            needs={task: tuple(needs.by_key.values()) for task, needs in blueprint.needs.items() if needs.by_key},
+            parts=self._prints.parts(),
+        )
+        try:
+            keeper.begin(at, header)
+        except CheckpointUnwritable as error:
+            self._not_kept(error)
+            self.close()
+        # Code is much, and is asked about no more; of fingerprints only those that may still change are needed.
+        self._prints.close()
+        reuse.fingerprints = {task: reuse.fingerprints[task] for task in blueprint.rules if task in graph}
+
+    def _previous(self, graph: TaskGraph, entries: Mapping[TaskId, Entry], reuse: Reuse) -> RunRecord | None:
+        """The run whose results outside of *graph* are kept for later; None when there are none."""
+        if reuse.run is not None or self.archive is None:
+            return reuse.run
+        files = _files(entries)
+        try:
+            if len(graph) == len(entries) and self.archive.is_about(files):
+                # Whatever it knows of is about to run again: it need not be read.
+                return None
+            return self.archive.chosen()
+        except CheckpointError as error:
+            self._tell(f"what earlier runs have left of other tasks is not used: {error}")
+            return None
+
+    def starting(self, task: TaskId, before: Fingerprint, blueprint: Blueprint) -> None:
+        """*task* starts now: what it declares to read may have been made in this very run."""
+        rule = blueprint.rules.get(task)
+        if self.keeper is not None and self._prints is not None and rule is not None and rule.inputs:
+            now = self._prints.again(task, before)
+            if now != before:
+                self.keeper.fingerprints[task] = now
+
+    def made(self, task: TaskId) -> None:
+        """*task* has succeeded: take note of the files it declares to make."""
+        if self.keeper is not None and self._prints is not None:
+            outputs = self._prints.outputs(task)
+            if outputs:
+                self.keeper.outputs[task] = outputs
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        keeper = self.keeper
+        if keeper is None:
+            return
+        if keeper.broken is not None:
+            self._complain(keeper)
+            session.exitstatus = _INTERNAL_ERROR
+        elif keeper.run:
+            keeper.prune()
+        self.close()
+
+    def _complain(self, keeper: Keeper) -> None:
+        lost = ", ".join(keeper.unsaved[:_MOST_NAMES]) or "none so far"
+        more = f" and {len(keeper.unsaved) - _MOST_NAMES:,} more" if len(keeper.unsaved) > _MOST_NAMES else ""
+        self._tell(f"{keeper.broken}")
+        self._tell(f"{plural(len(keeper.unsaved), 'result')} not saved: {lost}{more}")
+
+
+def _missing(record: TaskRecord | None, archive: Archive) -> str:
+    """What is missing of an upstream whose result is to be handed in again; empty for nothing."""
+    if record is None:
+        return "no record: choose another run with --ff-run"
+    if record.state not in SUCCEEDED:
+        return ""
+    if record.result is None:
+        return "no stored result: it could not be stored"
+    fault = archive.store.fault(record.result)
+    return f"no result that can be loaded ({fault})" if fault else ""
+
+
+def _files(tasks: Iterable[TaskId]) -> set[str]:
+    return {task.partition("::")[0] for task in tasks}
+
+
+_INTERNAL_ERROR = 3
+_MOST_NAMES = 10
+
+
+def _doubt(run: RunRecord | None) -> str:
+    of = f" when run {run.id} ended" if run is not None else ""
+    return (
+        f"it was running{of} and may have done its work, and it is marked idempotent(False): look whether it has, "
+        "then add --ff-rerun-unsafe to run it again"
+    )

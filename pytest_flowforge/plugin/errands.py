@@ -1,0 +1,201 @@
+"""Questions about earlier runs, and what is done to a checkpoint as a whole, from its files alone.
+
+No session begins, nothing is collected; the answer is printed where a shell expects it.
+"""
+# ruff: noqa: T201
+
+from __future__ import annotations
+
+import contextlib
+import stat
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_flowforge.core.messages import RunBegan, RunEnded
+from pytest_flowforge.core.records import RunHeader
+from pytest_flowforge.errors import CheckpointError
+from pytest_flowforge.keeping import Archive, Keeper, Unreadable
+from pytest_flowforge.plugin.checkpoint_options import CheckpointOptions, Errand
+from pytest_flowforge.plugin.naming import plural
+from pytest_flowforge.plugin.settings import settings_of
+from pytest_flowforge.report import runs as report
+from pytest_flowforge.report.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pytest_flowforge.keeping import Settings
+
+__all__ = ["run"]
+
+_LONGEST = 2000
+_MOST = 20
+
+
+def run(config: pytest.Config, errand: Errand) -> int:
+    """Run *errand* and return the exit status; raises UsageError for a checkpoint that can not be used."""
+    options = CheckpointOptions.of(config)
+    settings = settings_of(config, options)
+    if settings is None:
+        msg = (
+            f"--{errand.value}: nothing is kept without the cache of pytest (-p no:cacheprovider): add --ff-checkpoint"
+        )
+        raise pytest.UsageError(msg)
+    try:
+        return _ERRANDS[errand](config, options, settings)
+    except FileNotFoundError:
+        print(f"no runs are kept in {printable(str(settings.path), _LONGEST)}")
+        return _WITHOUT_RUNS[errand]
+    except CheckpointError as error:
+        raise pytest.UsageError(printable(str(error), _LONGEST)) from error
+
+
+#: The exit status where nothing is kept.
+_WITHOUT_RUNS = {
+    Errand.STATUS: pytest.ExitCode.NO_TESTS_COLLECTED,
+    Errand.HISTORY: pytest.ExitCode.OK,
+    # Whoever asks whether the last run has ended expects that there was one.
+    Errand.CHECK: pytest.ExitCode.TESTS_FAILED,
+    Errand.REPAIR: pytest.ExitCode.OK,
+    Errand.CLEAR: pytest.ExitCode.OK,
+    Errand.ROLLBACK: pytest.ExitCode.USAGE_ERROR,
+}
+
+
+def _status(config: pytest.Config, options: CheckpointOptions, settings: Settings) -> int:
+    with contextlib.closing(Archive.open(settings)) as archive:
+        found = archive.last(options.run)
+        if found is None:
+            raise FileNotFoundError
+        alive = archive.is_alive(found.id)
+        if config.option.ff_format == "json":
+            print(report.status_as_json(found, alive=alive))
+        else:
+            _print(report.status_lines(found, config.get_verbosity(), alive=alive))
+    return pytest.ExitCode.OK
+
+
+def _history(config: pytest.Config, options: CheckpointOptions, settings: Settings) -> int:
+    del options
+    with contextlib.closing(Archive.open(settings)) as archive:
+        everything = list(archive.history())
+        readable = [(one, archive.is_alive(one.id)) for one in everything if not isinstance(one, Unreadable)]
+        unreadable = {one.id: str(one.error) for one in everything if isinstance(one, Unreadable)}
+    if config.option.ff_format == "json":
+        print(report.history_as_json(readable, unreadable))
+        return pytest.ExitCode.OK
+    if not everything:
+        raise FileNotFoundError
+    _print(report.history_lines(readable))
+    _print([f"{found}: {printable(problem, _LONGEST)}" for found, problem in unreadable.items()])
+    return pytest.ExitCode.OK
+
+
+def _check(config: pytest.Config, options: CheckpointOptions, settings: Settings) -> int:
+    del config, options
+    with contextlib.closing(Archive.open(settings)) as archive:
+        problems = [printable(str(one.error), _LONGEST) for one in archive.history() if isinstance(one, Unreadable)]
+        readable = [one for one in archive.history() if not isinstance(one, Unreadable)]
+        last = next((one for one in reversed(readable) if one.began), None)
+        if last is not None and last.ended is None:
+            alive = archive.is_alive(last.id)
+            problems.append(f"last run {last.id} {'is running' if alive else 'did not finish'}")
+        current = next((one for one in reversed(readable) if one.complete), None)
+        faults = [] if current is None else archive.faults(current)
+    problems += [f"{printable(task)}: {reason}" for task, reason in faults[:_MOST]]
+    if len(faults) > _MOST:
+        problems.append(f"and {len(faults) - _MOST:,} more results that can not be used")
+    if not problems and last is None:
+        raise FileNotFoundError
+    _print(
+        problems or [f"{plural(len(readable), 'run')}, all whole; the last one, {last.id if last else ''}, has ended"]
+    )
+    return pytest.ExitCode.TESTS_FAILED if problems else pytest.ExitCode.OK
+
+
+def _repair(config: pytest.Config, options: CheckpointOptions, settings: Settings) -> int:
+    del config, options
+    with _locked(settings) as keeper:
+        repaired = keeper.repair()
+        for found in repaired:
+            print(
+                f"run {found.run}: {plural(found.records, 'good record')} kept; what it was is now {found.old} there "
+                f"({printable(found.problem, _LONGEST)})"
+            )
+        if not repaired:
+            print("nothing to repair")
+    return pytest.ExitCode.OK
+
+
+def _clear(config: pytest.Config, options: CheckpointOptions, settings: Settings) -> int:
+    del config, options
+    _take_back(settings)
+    with _locked(settings) as keeper:
+        count = len(keeper.archive.ids())
+        keeper.clear()
+    print(f"{plural(count, 'run')} and all results deleted from {printable(str(settings.path), _LONGEST)}")
+    return pytest.ExitCode.OK
+
+
+def _take_back(settings: Settings) -> None:
+    """Keep others out of a folder of ours that they can write: what is in it is thrown away unread."""
+    status = settings.path.lstat()
+    if stat.S_ISDIR(status.st_mode) and status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        with contextlib.suppress(OSError):
+            settings.path.chmod(0o700)
+
+
+def _rollback(config: pytest.Config, options: CheckpointOptions, settings: Settings) -> int:
+    del options
+    target: str = config.option.ff_rollback
+    with _locked(settings) as keeper:
+        to = keeper.archive.run(target)
+        if not to.complete:
+            msg = f"run {target} was killed before it had said what it builds on: choose another one (--ff-history)"
+            raise CheckpointError(msg)
+        at = time.time()
+        header = RunHeader(
+            "",
+            {},
+            graph_digest=to.graph_digest,
+            argv=sys.argv[1:],
+            resumes=to.id,
+            carried=to.standing,
+            rolls_back=to.id,
+        )
+        keeper.begin(at, header)
+        keeper(RunBegan(0, at))
+        keeper(RunEnded(at))
+        if keeper.broken is not None:
+            raise keeper.broken
+        print(f"the results of run {target} are the current ones now; --ff-resume continues from there")
+    return pytest.ExitCode.OK
+
+
+@contextlib.contextmanager
+def _locked(settings: Settings) -> Iterator[Keeper]:
+    """Hold the checkpoint, which has to exist, while something is done to it."""
+    Archive.open(settings).close()
+    keeper = Keeper(settings, print)
+    try:
+        yield keeper
+    finally:
+        keeper.close()
+
+
+def _print(lines: list[str]) -> None:
+    for line in lines:
+        print(line)
+
+
+_ERRANDS: dict[Errand, Callable[[pytest.Config, CheckpointOptions, Settings], int]] = {
+    Errand.STATUS: _status,
+    Errand.HISTORY: _history,
+    Errand.CHECK: _check,
+    Errand.REPAIR: _repair,
+    Errand.CLEAR: _clear,
+    Errand.ROLLBACK: _rollback,
+}
