@@ -10,7 +10,7 @@ import contextlib
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from pytest_flowforge.core.checkpoint import fold
+from pytest_flowforge.core.checkpoint import blank, fold
 from pytest_flowforge.core.messages import RunEnded, TaskMoved
 from pytest_flowforge.core.records import Recorder, key_of
 from pytest_flowforge.core.resume import decide
@@ -122,11 +122,11 @@ class Archive:
                 known = ", ".join(self.ids()[-5:]) or "none"
                 msg = f"the checkpoint holds no run {run!r}; the last ones are: {known} (--ff-history lists all)"
                 raise CheckpointError(msg) from None
-            runs = fold(records).runs
-            if len(runs) != 1 or runs[0].id != run:
-                msg = f"the journal of run {run} tells of {len(runs)} other runs: it is from elsewhere"
+            told = fold(records).runs or (blank(run),)
+            if len(told) != 1 or told[0].id != run:
+                msg = f"the journal of run {run} tells of other runs: it is from elsewhere"
                 raise CheckpointDamaged(msg)
-            self._runs[run] = runs[0]
+            self._runs[run] = told[0]
         return self._runs[run]
 
     def chosen(self, run: str = "") -> RunRecord | None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from pytest_flowforge.core.records import Record
 
-__all__ = ["Checkpoint", "RunRecord", "carry", "fold"]
+__all__ = ["Checkpoint", "RunRecord", "blank", "carry", "fold"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +98,11 @@ def carry(
     here = frozenset(map(key_of, collected))
     outside = ((task, record) for task, record in previous.standing.items() if task not in inside)
     return {task: record for task, record in outside if task in here or not is_gone(task)}
+
+
+def blank(run: str) -> RunRecord:
+    """Return what is known of a run that was ended before it had said anything."""
+    return _Story(run).told()
 
 
 def fold(records: Iterable[Record]) -> Checkpoint:

@@ -224,12 +224,11 @@ class FlowSession:
     ) -> None:
         """Find the results that --ff-only leaves out and that tasks ask for; raises UsageError where there is none."""
         reading = Reading(directory.entries, blueprint.needs)
-        asked = {task: reading.of(task) - selection.targets for task in selection.targets}
-        wanted = frozenset().union(*asked.values())
-        if not wanted:
-            return
-        whole = graph.restrict(selection.targets | graph.ancestors(selection.targets))
-        reuse.outside = self._checkpointing.records_for(whole, directory.entries, blueprint, wanted)
+        wanted = {need for task in selection.targets for need in reading.of(task)} - selection.targets
+        if wanted:
+            whole = graph.restrict(selection.targets | graph.ancestors(selection.targets))
+            reuse.outside = self._checkpointing.records_for(whole, directory.entries, blueprint, wanted)
+        asked = {task: reading.surely(task) - selection.targets for task in selection.targets}
         _refuse_missing_results(graph, asked, reuse.outside)
 
     def _keep(self, items: list[pytest.Item], kept: list[pytest.Item]) -> None:

@@ -36,16 +36,24 @@ class Reading:
 
     def of(self, task: TaskId) -> frozenset[TaskId]:
         """The upstreams whose results *task* may look at."""
+        # With `request` at hand a task may ask for the fixture `upstream` as it runs.
+        return self._asked(task, _MAY_ASK)
+
+    def surely(self, task: TaskId) -> frozenset[TaskId]:
+        """The upstreams whose results *task* asks for."""
+        return self._asked(task, _ASKS)
+
+    def _asked(self, task: TaskId, for_all: frozenset[str]) -> frozenset[TaskId]:
         needs = self._needs[task]
         if not needs.by_key:
             return _NOBODY
-        # With `request` at hand a task may ask for the fixture `upstream` as it runs.
-        if not _ASKING.isdisjoint(self._entries[task].item.fixturenames):
+        if not for_all.isdisjoint(self._entries[task].item.fixturenames):
             return frozenset(needs.by_key.values())
         return frozenset(member for joined in needs.parameters.values() for _, member in joined.members)
 
 
-_ASKING = frozenset({"request", "upstream"})
+_ASKS = frozenset({"upstream"})
+_MAY_ASK = _ASKS | {"request"}
 _NOBODY: frozenset[TaskId] = frozenset()
 
 

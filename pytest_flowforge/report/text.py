@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pytest_flowforge.core.model import Trigger
@@ -42,6 +43,9 @@ _LONGEST_NAME = 100
 _MOST_NAMES = 8
 _MOST_LINES = 40
 
+#: The states of tasks of which no run is known.
+_UNKNOWN: Mapping[TaskId, str] = MappingProxyType({})
+
 
 def printable(text: str, limit: int = _LONGEST_NAME) -> str:
     """*text* on one line without anything that a terminal might obey, cut in the middle beyond *limit* characters."""
@@ -63,7 +67,7 @@ def names(graph: TaskGraph, limit: int = _LONGEST_NAME) -> Callable[[Task], str]
 
 
 def task_lines(
-    plan: Sequence[PlannedTask], graph: TaskGraph, verbosity: int, states: Mapping[TaskId, str]
+    plan: Sequence[PlannedTask], graph: TaskGraph, verbosity: int, states: Mapping[TaskId, str] = _UNKNOWN
 ) -> list[str]:
     """The answer of ``--ff-list``: a line a task, in an order they can run in, with the *states* of the last run."""
     if verbosity < 0:
@@ -98,7 +102,7 @@ def plan_lines(plan: Sequence[PlannedTask], graph: TaskGraph, verbosity: int) ->
     return lines
 
 
-def plan_as_json(plan: Iterable[PlannedTask], states: Mapping[TaskId, str]) -> str:
+def plan_as_json(plan: Iterable[PlannedTask], states: Mapping[TaskId, str] = _UNKNOWN) -> str:
     """The same for machines: a JSON object with a list of tasks, each after its upstreams."""
     tasks = [{**_as_dict(planned), "last_state": states.get(planned.task.id)} for planned in plan]
     return json.dumps({"format": FORMAT, "tasks": tasks}, indent=2)

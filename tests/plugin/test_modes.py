@@ -204,6 +204,7 @@ def test_a_plan_for_machines_is_one_document(mode: str, ask: Ask) -> None:
         "selected": False,
         "verdict": "run",
         "reason": "needed by clean[b]",
+        "last_state": None,
     }
     assert [(task["id"], task["needs"]) for task in found["tasks"][1:]] == [
         ("flow_it.py::flow_clean[b]", ["flow_it.py::flow_extract"]),

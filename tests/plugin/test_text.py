@@ -229,6 +229,7 @@ def test_a_plan_as_json_holds_all_there_is_to_know() -> None:
         "selected": True,
         "verdict": "run",
         "reason": "selected",
+        "last_state": None,
     }
     assert document["tasks"][0]["selected"] is False
     assert document["tasks"][0]["reason"] == "needed by fit[a]"

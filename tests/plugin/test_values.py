@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+# Loaded here once for all: numpy can not be imported again by a test of which pytester forgets the modules.
+import numpy as np  # noqa: F401
 import pytest
 
 if TYPE_CHECKING:
@@ -499,7 +501,6 @@ def test_a_result_may_be_anything_and_is_handed_on_as_it_is(flow: Flow) -> None:
 
 
 def test_arrays_are_results_and_parameters(flow: Flow) -> None:
-    pytest.importorskip("numpy")
     source = """
         import numpy
         import pytest
