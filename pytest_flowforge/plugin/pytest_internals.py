@@ -249,8 +249,9 @@ def fixture_view(item: pytest.Function) -> FixtureView:
 def keep_hook_proxies(session: pytest.Session) -> Iterator[None]:
     """Let *session* choose only once for each path which conftest.py files have a say there.
 
-    pytest chooses anew for each hook it calls for an item. To be used after collection, which loads those files. What
-    is chosen stays alive to plugins that come and go: it names the files that are left out, and nothing else.
+    pytest chooses anew for each hook it calls for an item. To be used where no folder is collected, which loads those
+    files. What is chosen stays alive to plugins that come and go: it names the files that are left out, and nothing
+    else.
     """
     session.gethookproxy = cache(session.gethookproxy)  # type: ignore[method-assign, assignment]
     try:

@@ -24,7 +24,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def guard(home: Path) -> Iterator[Surroundings]:
-    guard = Surroundings(lambda status: None)
+    assert Path.cwd() == home
+    guard = Surroundings(cut_off=print)
     yield guard
     guard.close()
 
