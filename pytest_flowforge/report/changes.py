@@ -43,11 +43,18 @@ def explain_lines(
             rows.append(["  reuse", name(graph[task]), printable(restored[task])])
             continue
         reason = reasons.get(task, "nothing is reused without --ff-resume or --ff-cache")
-        details = list(_details(changes[task])) if task in changes else []
-        more = f"; and {len(details) - _MOST} more" if len(details) > _MOST else ""
-        told = f": {'; '.join(details[:_MOST])}{more}" if details else ""
-        rows.append(["  run", name(graph[task]), printable(reason + told, _LONGEST)])
+        told = [reason] if task not in changes else _with_details(reason, changes[task])
+        rows.append(["  run", name(graph[task]), printable("; ".join(told), _LONGEST)])
     return ["flowforge: why each task runs or does not", *columns(rows)]
+
+
+def _with_details(reason: str, change: Change) -> list[str]:
+    details = list(_details(change))
+    if len(details) > _MOST:
+        details[_MOST:] = [f"and {len(details) - _MOST} more"]
+    # A detail that names the same thing says it better.
+    said = any(reason.rpartition(" ")[0] == detail.partition(": ")[0] for detail in details)
+    return details if said else [f"{reason}: {details[0]}", *details[1:]] if details else [reason]
 
 
 def _details(change: Change) -> Iterator[str]:
@@ -80,4 +87,4 @@ def _from_to(before: Iterable[tuple[str, str]], now: Iterable[tuple[str, str]], 
         if old.get(what) != new.get(what):
             # A version is what somebody wrote; all else are digests.
             width = _LONGEST if what == "version" else digits
-            yield f"{what} {old.get(what, 'nothing')[:width]} -> {new.get(what, 'nothing')[:width]}"
+            yield f"{what}: {old.get(what, 'nothing')[:width]} -> {new.get(what, 'nothing')[:width]}"

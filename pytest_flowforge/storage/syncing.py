@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -38,15 +39,16 @@ class GroupCommit:
     """Syncs what it is given in this order, results before the journal that names them.
 
     :meth:`touch` says that there is something new: under ``full`` it is synced before that returns, under ``normal``
-    soon, by a thread. An error of the thread is raised by the next call. A fork of the process has no such thread, and
-    calls there do nothing.
+    soon, by a thread that ends when it has done that: a process that waits has none. An error of the thread is raised
+    by the next call. A fork of the process has no such thread, and calls there do nothing.
     """
 
     def __init__(self, durability: Durability = "normal", interval: float = INTERVAL) -> None:
         self.durability = durability
         self._targets: Sequence[Syncable] = ()
         self._interval = interval
-        self._news = threading.Event()
+        #: Whether a thread is to sync what is new, and has not begun to.
+        self._planned = False
         self._closing = threading.Event()
         #: One sync at a time: what is being synced by the thread is not durable yet for who asks.
         self._lock = threading.Lock()
@@ -65,11 +67,10 @@ class GroupCommit:
             return
         if self.durability == "full":
             self.commit()
-        elif self.durability == "normal" and not self._news.is_set():
-            self._news.set()
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="flowforge-sync", daemon=True)
-                self._thread.start()
+        elif not self._planned and self.durability == "normal":
+            self._planned = True
+            self._thread = threading.Thread(target=self._work, name="flowforge-sync", daemon=True)
+            self._thread.start()
 
     def commit(self) -> None:
         """Sync what is new now, unless the durability is ``off``; raise :class:`CheckpointUnwritable`."""
@@ -79,11 +80,10 @@ class GroupCommit:
             self._sync()
 
     def close(self) -> None:
-        """Stop the thread and sync what is new."""
+        """Wait for the thread and sync what is new."""
         if self._getpid() != self._owner:
             return
         self._closing.set()
-        self._news.set()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -105,10 +105,9 @@ class GroupCommit:
             raise
 
     def _work(self) -> None:
-        while self._news.wait() and not self._closing.wait(self._interval):
-            self._news.clear()
-            try:
-                with self._lock:
-                    self._sync()
-            except Exception:  # noqa: BLE001  (it is kept, and raised where somebody listens)
-                return
+        self._closing.wait(self._interval)
+        # From here on there may be more that is new, and another thread for it.
+        self._planned = False
+        # What goes wrong is kept, and raised where somebody listens.
+        with self._lock, suppress(Exception):
+            self._sync()
