@@ -611,8 +611,12 @@ class Engine:
         )
 
 
-def _ranking(tasks: Sequence[Task], ranks: Sequence[Any] | None) -> tuple[list[int], list[int]]:
+def _ranking(tasks: Sequence[Task], ranks: Sequence[Any] | None) -> tuple[Sequence[int], Sequence[int]]:
     """Return the positions by rank, and the rank of each position: small integers make a quick heap."""
+    if ranks is None and not any(task.priority for task in tasks):
+        # As declared, which is how most graphs are run: two lists of numbers less.
+        as_declared = range(len(tasks))
+        return as_declared, as_declared
     if ranks is None:
         ranks = [-task.priority for task in tasks]
     elif len(ranks) != len(tasks):

@@ -86,7 +86,8 @@ class Summary:
         self.stopped = ""
         self.ended = False
         self._durations: dict[TaskId, float] = {}
-        self._totals: dict[TaskId, float] = {}
+        #: What the attempts before the last one took together, for tasks that had several.
+        self._before: dict[TaskId, float] = {}
         self._reasons: dict[TaskId, str] = {}
         self._causes: dict[TaskId, TaskId] = {}
         self._expected: set[TaskId] = set()
@@ -124,9 +125,10 @@ class Summary:
             self._expected.add(task)
 
     def _time(self, task: TaskId, at: float) -> None:
-        seconds = at - self._since.pop(task, at)
-        self._durations[task] = seconds
-        self._totals[task] = self._totals.get(task, 0.0) + seconds
+        earlier = self._durations.get(task)
+        if earlier is not None:
+            self._before[task] = self._before.get(task, 0.0) + earlier
+        self._durations[task] = at - self._since.pop(task, at)
 
     def _on_ended(self, event: RunEnded) -> None:
         self.stopped = event.stopped
@@ -135,12 +137,13 @@ class Summary:
     def snapshot(self) -> RunSummary:
         """Return the run as it is now; later events do not change the answer."""
         failed = [task for task, state in self.states.items() if state in FAILED_STATES]
+        totals = {task: self._before.get(task, 0.0) + last for task, last in self._durations.items()}
         return RunSummary(
             counts=MappingProxyType(dict(self.counts)),
             states=MappingProxyType(dict(self.states)),
             attempts=self._declared(self.attempts),
             durations=self._declared(self._durations),
-            totals=self._declared(self._totals),
+            totals=self._declared(totals),
             reasons=self._declared(self._reasons),
             blocked_by_root=MappingProxyType(self._blocked_by_root()),
             failed=tuple(task for task in failed if task not in self._expected),

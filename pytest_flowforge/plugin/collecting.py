@@ -17,6 +17,7 @@ import pytest
 from pytest_flowforge.errors import Problem
 from pytest_flowforge.plugin.garbage import Garbage
 from pytest_flowforge.plugin.naming import FileNames, FunctionNames
+from pytest_flowforge.plugin.pytest_internals import keep_hook_proxies
 from pytest_flowforge.plugin.source import bare_function_text, line_of, scan
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ class FlowModule(pytest.Module):
             collecting.collected.lost[self.path] = "it was not imported"
             return []
         try:
-            found = list(super().collect())
+            with keep_hook_proxies(self.session):
+                found = list(super().collect())
         except BaseException as error:
             skipped = isinstance(error, pytest.skip.Exception)
             collecting.collected.lost[self.path] = f"it was skipped: {error}" if skipped else "it was not imported"
@@ -142,7 +144,7 @@ class Collecting:
             return []
         if isinstance(collector, pytest.Module) and self._is_imported(collector, name, function):
             return []
-        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        if function.__code__.co_flags & _HAS_YIELD:
             self._problem(
                 collector,
                 name,
@@ -197,6 +199,10 @@ class Collecting:
 
 
 COLLECTING = pytest.StashKey[Collecting]()
+
+
+#: What the code of generator functions says, with and without ``async``.
+_HAS_YIELD = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
 
 def _is_inner(obj: type, name: str) -> bool:

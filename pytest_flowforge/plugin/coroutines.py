@@ -13,10 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_flowforge.plugin.items import FlowFunction
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 __all__ = ["Caught", "run_to_its_end"]
+
+#: pytest's own kind of item, before and after it was adopted.
+_CALLED_BY_US = (pytest.Function, FlowFunction)
 
 
 class Caught:
@@ -30,8 +35,7 @@ class Caught:
                 continue
             if item.get_closest_marker("anyio") is not None and item.config.pluginmanager.has_plugin("anyio"):
                 self._left.add(item)
-            elif type(item) is pytest.Function:
-                # Of pytest's own kind: called by us.
+            elif type(item) in _CALLED_BY_US:
                 continue
             item.obj = self._catching(item, item.obj)
 

@@ -33,7 +33,8 @@ class TaskFunction:
     location: Location
     entries: list[Entry] = field(default_factory=list)
     _joiner: Joiner | None = None
-    _by_variant: dict[str | None, Entry] = field(default_factory=dict)
+    #: Made when it is asked for: most functions are one task, and there may be very many.
+    _by_variant: dict[str | None, Entry] | None = None
 
     @property
     def label(self) -> str:
@@ -54,7 +55,7 @@ class TaskFunction:
 
     def entry_of(self, variant: str) -> Entry | None:
         """The task with that in the brackets; None when there is none."""
-        if not self._by_variant:
+        if self._by_variant is None:
             self._by_variant = {entry.variant: entry for entry in self.entries}
         return self._by_variant.get(variant)
 

@@ -44,9 +44,9 @@ class Surroundings:
         self._kept: dict[int, Any] = {}
 
     def enter(self, task: str) -> None:
-        """Stand by while *task* runs."""
+        """Stand by while *task* runs; it starts where the one before was left."""
         self._task = task
-        self._calling_in = self._started_in = _folder()
+        self._calling_in = self._started_in
         os._exit = self._refuse
 
     def call(self) -> None:
@@ -92,9 +92,12 @@ class Surroundings:
         now = _folder()
         # A fixture of a wider scope may have gone elsewhere and stay there; a task may not.
         if now in (self._started_in, self._calling_in):
+            self._started_in = now
             return ""
+        self._started_in = now
         with suppress(OSError):
             os.chdir(self._calling_in or self._home)
+            self._started_in = self._calling_in or self._home
         return now or "a folder that no longer exists"
 
     def _keep_open(self, stream: Any) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_flowforge.plugin.collecting import FlowModule
+from pytest_flowforge.plugin.items import adopt
 from pytest_flowforge.plugin.pytest_internals import collect_children
 
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ def collect_file(session: pytest.Session, path: Path, known: Iterable[pytest.Ite
     modules = [collector for collector in found if isinstance(collector, FlowModule)]
     # A file that was named in a reference is a flow file, whatever it is called.
     modules = modules or [FlowModule.from_parent(folder, path=path)]
-    return [item for module in modules for item in session.genitems(module)]
+    items = [item for module in modules for item in session.genitems(module)]
+    adopt(items)
+    return items
 
 
 def _folders(items: Iterable[pytest.Item]) -> dict[Path, pytest.Collector]:

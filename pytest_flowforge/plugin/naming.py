@@ -21,6 +21,9 @@ class FunctionNames:
     def __init__(self, patterns: Sequence[str]) -> None:
         self._prefixes = tuple(pattern for pattern in patterns if not _is_glob(pattern))
         self._globs = tuple(pattern for pattern in patterns if _is_glob(pattern))
+        starts = (*self._prefixes, *(glob[:-1] for glob in self._globs if glob.endswith("*")))
+        #: What a task's name leaves out.
+        self._left_out = tuple(start for start in starts if not _is_glob(start))
 
     def matches(self, name: str) -> bool:
         """Whether a function of this name is a task."""
@@ -28,9 +31,8 @@ class FunctionNames:
 
     def task_name(self, function: str) -> str:
         """The name of the task: the function's name without the prefix that made it one."""
-        literal = (*self._prefixes, *(glob[:-1] for glob in self._globs if glob.endswith("*")))
-        for prefix in literal:
-            if not _is_glob(prefix) and function.startswith(prefix) and function != prefix:
+        for prefix in self._left_out:
+            if function.startswith(prefix) and function != prefix:
                 return function[len(prefix) :]
         return function
 

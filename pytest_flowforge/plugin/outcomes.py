@@ -25,7 +25,7 @@ class Attempt:
     ``reports`` are those of pytest, to be made known; None while there are none, or when somebody else does that.
     """
 
-    __slots__ = ("_phases", "_troubles", "inputs", "number", "reports", "value")
+    __slots__ = ("_keywords", "_phases", "_troubles", "inputs", "number", "reports", "value")
 
     def __init__(self, number: int, inputs: Mapping[str, Any]) -> None:
         self.number = number
@@ -34,6 +34,8 @@ class Attempt:
         self.reports: list[pytest.TestReport] | None = None
         #: How many phases have been reported.
         self._phases = 0
+        #: Those of the last report.
+        self._keywords: Mapping[str, Any] | None = None
         #: The phases that did not pass, with the exception that ended each.
         self._troubles: list[tuple[pytest.TestReport, BaseException | None]] = []
 
@@ -49,6 +51,14 @@ class Attempt:
         self._phases += 1
         if not report.passed:
             self._troubles.append((report, error))
+        self._share_keywords(report)
+
+    def _share_keywords(self, report: pytest.TestReport) -> None:
+        # pytest keeps every report to the end. Three times the same keywords are a sixth of what a task takes up.
+        if report.keywords == self._keywords:
+            report.keywords = self._keywords
+        else:
+            self._keywords = report.keywords
 
     def outcome(self) -> Outcome:
         """Judge the attempt by the phases so far: the first that failed counts, else a skip, else it is a success."""

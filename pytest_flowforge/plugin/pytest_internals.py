@@ -22,7 +22,7 @@ import copy
 import inspect
 import sys
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TextIO
 
 import pytest
@@ -45,6 +45,7 @@ __all__ = [
     "call",
     "collect_children",
     "fixture_view",
+    "keep_hook_proxies",
     "probe",
     "redirect_terminal",
     "register_fixture",
@@ -99,7 +100,8 @@ class SetupTree(SetupState):
         #: How many tasks and collectors directly under each collector are not done. Never negative.
         self._remaining: dict[Node, int] = {}
         #: Tasks and collectors that no longer count, so that a second attempt does not count twice.
-        self._done: set[Node] = set()
+        #: A dict for its keys: in a set they would take twice the memory.
+        self._done: dict[Node, None] = {}
         #: The task that was set up last and is not torn down; None means that a teardown is that of everything.
         self._current: pytest.Item | None = None
         for item in items:
@@ -167,7 +169,7 @@ class SetupTree(SetupState):
         node: Node = item
         while node.parent is not None:
             if node not in self._done:
-                self._done.add(node)
+                self._done[node] = None
                 self._remaining[node.parent] -= 1
             node = node.parent
             if self._remaining[node]:
@@ -241,6 +243,21 @@ def fixture_view(item: pytest.Function) -> FixtureView:
     """Read the fixture information that pytest has collected for *item*."""
     info = item._fixtureinfo  # noqa: SLF001
     return FixtureView(tuple(info.argnames), tuple(info.names_closure), info.name2fixturedefs)
+
+
+@contextmanager
+def keep_hook_proxies(session: pytest.Session) -> Iterator[None]:
+    """Let *session* choose only once for each path which conftest.py files have a say there.
+
+    pytest chooses anew for each hook it calls for an item. To be used where no folder is collected, which loads those
+    files. What is chosen stays alive to plugins that come and go: it names the files that are left out, and nothing
+    else.
+    """
+    session.gethookproxy = cache(session.gethookproxy)  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        del session.gethookproxy
 
 
 class OwnFixtures:

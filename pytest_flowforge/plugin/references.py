@@ -8,6 +8,8 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from pytest_flowforge.core.model import Location, TaskId
 from pytest_flowforge.plugin.collecting import Origin, origin
 from pytest_flowforge.plugin.entries import Entry, TaskFunction
@@ -16,8 +18,6 @@ from pytest_flowforge.plugin.naming import quoted
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
-
-    import pytest
 
     from pytest_flowforge.plugin.collecting import Collecting
 
@@ -155,7 +155,9 @@ class Directory:
         )
 
     def _home(self, item: pytest.Function) -> TaskFunction:
-        owner = _nested(item.cls.__qualname__) if item.cls is not None else ""
+        # Most are plain functions, and looking for their class is a walk up to the session.
+        cls = None if isinstance(item.parent, pytest.Module) else item.cls
+        owner = "" if cls is None else _nested(cls.__qualname__)
         key = (item.path, owner, item.originalname)
         home = self._functions.get(key)
         if home is None:

@@ -23,7 +23,7 @@ from pytest_flowforge.plugin.coroutines import Caught, run_to_its_end
 from pytest_flowforge.plugin.guard import Surroundings
 from pytest_flowforge.plugin.listeners import Listeners
 from pytest_flowforge.plugin.outcomes import Attempt
-from pytest_flowforge.plugin.pytest_internals import OwnFixtures, SetupTree, call, run_attempt
+from pytest_flowforge.plugin.pytest_internals import OwnFixtures, SetupTree, call, keep_hook_proxies, run_attempt
 from pytest_flowforge.plugin.reporting import Reporter
 from pytest_flowforge.plugin.values import Reading, Values
 from pytest_flowforge.ports import Job
@@ -118,7 +118,7 @@ class Runner:
         config.pluginmanager.register(self, "flowforge-runner")
         self._protocols = Protocols(config, self)
         try:
-            with self._own_fixtures.serve(self._session):
+            with self._own_fixtures.serve(self._session), keep_hook_proxies(self._session):
                 self._driver.run()
         finally:
             config.pluginmanager.unregister(self)

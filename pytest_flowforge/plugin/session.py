@@ -16,6 +16,7 @@ from pytest_flowforge.plugin.checkpointing import Checkpointing, Reuse
 from pytest_flowforge.plugin.collecting import Collecting, FlowModule
 from pytest_flowforge.plugin.command import resume_command
 from pytest_flowforge.plugin.graphing import Blueprint, draw
+from pytest_flowforge.plugin.items import adopt
 from pytest_flowforge.plugin.joining_files import collect_file
 from pytest_flowforge.plugin.naming import plural
 from pytest_flowforge.plugin.options import Mode, Options
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Generator, Iterable, Mapping
 
     from pytest_flowforge.core.model import TaskId
+    from pytest_flowforge.plugin.entries import Entry
 
 __all__ = ["FlowSession", "activate"]
 
@@ -83,7 +85,8 @@ class _Flows:
     """What a session has collected."""
 
     graph: TaskGraph
-    directory: Directory
+    #: Of the directory, which is large and whose work is done, this alone is kept.
+    entries: Mapping[TaskId, Entry]
     blueprint: Blueprint
     selection: Selection
     reuse: Reuse
@@ -127,6 +130,7 @@ class FlowSession:
     ) -> Generator[None, object, object]:
         """Draw the graph before any other plugin chooses among the items, and complete their choice after."""
         self._keep(items, [item for item in items if _is_task(item)])
+        adopt(items)
         directory, blueprint = self._draw(session, items)
         graph = self._check(session, items, blueprint)
         if graph is None:
@@ -199,7 +203,7 @@ class FlowSession:
             self._checkpointing.replay(ordered.tasks[0], graph, blueprint, reuse)
         elif self._options.only:
             self._take_from_earlier(graph, selection, directory, blueprint, reuse)
-        return _Flows(ordered, directory, blueprint, selection, reuse)
+        return _Flows(ordered, directory.entries, blueprint, selection, reuse)
 
     def _decide(self, graph: TaskGraph, ordered: TaskGraph, directory: Directory, blueprint: Blueprint) -> Reuse:
         """Find out which of the selected tasks run."""
@@ -269,7 +273,7 @@ class FlowSession:
         runner = Runner(
             session,
             flows.graph,
-            flows.directory.entries,
+            flows.entries,
             flows.blueprint,
             flows.reuse,
             self._checkpointing,
