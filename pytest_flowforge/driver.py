@@ -169,13 +169,14 @@ class Driver:
 
     def _deliver(self) -> None:
         """Tell the sinks what they have not been told."""
-        while self._outbox:
-            event = self._outbox[0]
-            while self._told < len(self._sinks):
+        outbox, sinks = self._outbox, self._sinks
+        while outbox:
+            event = outbox[0]
+            for place in range(self._told, len(sinks)):
                 # Counted first: who was interrupted in the middle is not told twice.
-                self._told += 1
-                self._sinks[self._told - 1](event)
-            self._outbox.popleft()
+                self._told = place + 1
+                sinks[place](event)
+            outbox.popleft()
             self._told = 0
 
     def _next_signals(self) -> list[Signal]:

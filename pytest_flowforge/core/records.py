@@ -6,6 +6,7 @@ on. Older journals are therefore never needed to understand it, and may be delet
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -43,6 +44,9 @@ FORMAT = (1, 0)
 
 #: One record: a JSON-able dict with at least ``t`` (seconds since the epoch), ``ev`` and ``run``.
 Record: TypeAlias = dict[str, Any]
+
+_quote = json.encoder.encode_basestring_ascii
+_encode = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
 
 #: Characters of a message that are kept: a record is one line of at most 1 MiB.
 _LONGEST_TEXT = 2000
@@ -272,6 +276,38 @@ class Recorder:
         self._tokens = {task: record.token for task, record in (*header.carried.items(), *header.restored.items())}
         #: When the attempts that run began.
         self._since: dict[TaskId, float] = {}
+        #: The beginning of every record behind its time and kind, and what ids are in JSON, for tasks that run.
+        self._of_run = f'","run":{_quote(header.run)}'
+        self._quoted: dict[TaskId, str] = {}
+
+    def texts(self, event: Event) -> Sequence[str]:
+        """Return the records of *event* as JSON without the braces.
+
+        It is what the records themselves say, in a fraction of the time for those that every task makes.
+        """
+        if isinstance(event, TaskMoved):
+            if event.after is TaskState.RUNNING:
+                self._since[event.task] = event.at
+                quoted = self._quoted[event.task] = _quote(key_of(event.task))
+                return (f'"t":{event.at!r},"ev":"task_started{self._of_run},"task":{quoted},"try":{event.attempt}',)
+            quoted = self._quoted.pop(event.task, "")
+            if event.after is TaskState.SUCCESS and quoted and not event.because and self._is_plain(event.task):
+                return (self._plain_success(event, quoted),)
+        return [_encode(record)[1:-1] for record in self(event)]
+
+    def _is_plain(self, task: TaskId) -> bool:
+        """Whether nothing is to be said of a success of *task* but its result."""
+        return not (task in self._needs or task in self._outputs or task in self._fingerprints)
+
+    def _plain_success(self, event: TaskMoved, quoted: str) -> str:
+        task = event.task
+        stored = self._results.get(task)
+        if self._needs:
+            self._tokens[task] = _token(event.after, stored)
+        seconds = round(event.at - self._since.pop(task), 6)
+        head = f'"t":{event.at!r},"ev":"task_finished{self._of_run},"task":{quoted},"try":{event.attempt}'
+        result = "null" if stored is None else _encode(stored.to_json())
+        return f'{head},"state":"success","dur":{seconds!r},"result":{result}'
 
     def __call__(self, event: Event) -> Sequence[Record]:
         """Return the records of *event*, to be written in this order."""
@@ -287,7 +323,7 @@ class Recorder:
             return ()
         known = {**header.refused, **header.carried}
         inherited = [*_inherited(header.restored, restored=True), *_inherited(known, restored=False)]
-        files = sorted({task.partition("::")[0] for task in (*header.fingerprints, *header.carried)})
+        files = sorted({key_of(task).partition("::")[0] for task in (*header.fingerprints, *header.carried)})
         uses = {record.result.run for _, record in inherited if record.result is not None}
         start: Record = {
             **self._head(at, "run_started"),

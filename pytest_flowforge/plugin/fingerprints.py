@@ -87,7 +87,9 @@ class Fingerprints:
         return self._digest(entry).value
 
     def _digest(self, entry: Entry) -> CodeDigest:
-        return self._printer.digest(_callable(entry.item), fixture_view(entry.item).functions())
+        item = entry.item
+        also = fixture_view(item).functions() if item.fixturenames else ()
+        return self._printer.digest(_callable(item) if entry.home.owner else item.obj, also)
 
     def _extra(self, entry: Entry) -> tuple[tuple[str, str], ...]:
         rule = self._blueprint.rules.get(entry.id)

@@ -97,7 +97,7 @@ class World:
             carried=carry(before, ids(graph), ids(collected or graph)),
             needs={one.id: one.needs for one in collected or graph},
         )
-        recorder = Recorder(header, results, outputs or {})
+        recorder, writer = (Recorder(header, results, outputs or {}) for _ in range(2))
         engine = Engine(graph, RunPolicy(2), restored=dict.fromkeys(restored, "reused"))
         written: list[Record] = []
         now = 100.0 * self.count
@@ -106,7 +106,9 @@ class World:
             for event in reaction.events:
                 if isinstance(event, TaskMoved) and event.after is TaskState.SUCCESS and stored:
                     results[event.task] = ref(run, f"{event.task}{contents}")
-                written += recorder(event)
+                records = recorder(event)
+                assert [json.loads(f"{{{text}}}") for text in writer.texts(event)] == json.loads(json.dumps(records))
+                written += records
             if engine.done:
                 break
             now += 1.0

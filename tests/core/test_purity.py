@@ -19,6 +19,7 @@ ALLOWED = {
     "functools",
     "hashlib",
     "heapq",
+    "json",
     "pytest_flowforge",
     "re",
     "reprlib",
