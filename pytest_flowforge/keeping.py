@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_flowforge.core.checkpoint import blank, fold
-from pytest_flowforge.core.messages import RunEnded, TaskMoved
+from pytest_flowforge.core.messages import RunBegan, RunEnded, TaskMoved
 from pytest_flowforge.core.records import Recorder, key_of
 from pytest_flowforge.core.resume import decide
 from pytest_flowforge.core.states import SUCCEEDED
@@ -90,6 +90,8 @@ class Archive:
         self._place = place
         self.store = ResultStore(place, "", codecs=codecs)
         self._runs: dict[str, RunRecord] = {}
+        #: Bytes of an unfinished last record, of runs that were read: what a kill leaves behind.
+        self.torn: dict[str, int] = {}
         #: Results that were loaded to see whether that can be done; by what tells them apart.
         self._loaded: dict[ResultRef, Any] = {}
         self._loaded_bytes = 0
@@ -117,7 +119,8 @@ class Archive:
         """Return the run with that id; raise :class:`CheckpointError`."""
         if run not in self._runs:
             try:
-                records = self._place.read(run).checked()
+                scan = self._place.read(run)
+                records = scan.checked()
             except FileNotFoundError:
                 known = ", ".join(self.ids()[-5:]) or "none"
                 msg = f"the checkpoint holds no run {run!r}; the last ones are: {known} (--ff-history lists all)"
@@ -127,6 +130,7 @@ class Archive:
                 msg = f"the journal of run {run} tells of other runs: it is from elsewhere"
                 raise CheckpointDamaged(msg)
             self._runs[run] = told[0]
+            self.torn[run] = scan.torn_bytes
         return self._runs[run]
 
     def chosen(self, run: str = "") -> RunRecord | None:
@@ -268,6 +272,8 @@ class Keeper:
         self._journal: Journal | None = None
         self._store: ResultStore | None = None
         self._recorder: Recorder | None = None
+        #: Whether the run has said everything about itself that others need to build on it.
+        self._described = False
         self._results: dict[TaskId, ResultRef] = {}
         #: Digests of the files that tasks have made, by task and path.
         self.outputs: dict[TaskId, Mapping[str, str]] = {}
@@ -303,6 +309,7 @@ class Keeper:
                     self._commit.commit()
                 for record in self._recorder(event):
                     self._journal.append(record)
+                self._described = self._described or isinstance(event, RunBegan)
             except CheckpointUnwritable as error:
                 self.broken = error
         if self.broken is not None and isinstance(event, TaskMoved) and event.after in SUCCEEDED:
@@ -318,7 +325,9 @@ class Keeper:
             self.broken = error
         except ResultUnstorable as error:
             self._tell(f"the result of {label} {error}: it is passed on in memory; {label} runs again on --ff-resume")
-        except Exception as error:  # noqa: BLE001 - pickling calls methods of the value, which may raise anything
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - pickling calls methods of the value, which may raise anything
             why = f"{type(error).__name__} while it was pickled"
             self._tell(f"the result of {label} can not be stored ({why}): {label} runs again on --ff-resume")
 
@@ -355,6 +364,9 @@ class Keeper:
 
     def prune(self) -> None:
         """Delete the oldest runs; never what a run that is kept was built on."""
+        if not self._described:
+            # This run takes the place of none: nothing can be built on it.
+            return
         try:
             self._place.prune(self._settings.keep_runs)
         except (OSError, CheckpointError) as error:

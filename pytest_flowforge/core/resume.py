@@ -72,8 +72,8 @@ def _no_fault(_: ResultRef) -> str:
     return ""
 
 
-def _no_outputs(_: TaskId) -> Mapping[str, str]:
-    return {}
+def _no_outputs(_: TaskId) -> None:
+    """Nothing is declared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Question:
     ``run`` is the run to continue (None: there is none). ``fingerprints`` has every task of ``graph``. ``fault``
     returns what is wrong with a stored result as a reason (``"result damaged"``), or nothing; it is asked only where
     that alone decides. ``outputs`` returns the digests that the declared output files of a task have now, by path,
-    empty for one that is missing.
+    empty for one that is missing; None for a task that declares none.
 
     ``forced`` tasks run in any case. With ``earlier`` any success stands that was made of the same and built on the
     same, whichever run it comes from: it returns the successes of a task in older runs, the newest first. Tasks in
@@ -94,7 +94,7 @@ class Question:
     run: RunRecord | None
     fingerprints: Mapping[TaskId, Fingerprint]
     fault: Callable[[ResultRef], str] = _no_fault
-    outputs: Callable[[TaskId], Mapping[str, str]] = _no_outputs
+    outputs: Callable[[TaskId], Mapping[str, str] | None] = _no_outputs
     forced: frozenset[TaskId] = frozenset()
     earlier: Callable[[TaskId], Iterable[TaskRecord]] | None = None
     uncached: frozenset[TaskId] = frozenset()
@@ -197,12 +197,15 @@ class _Deciding:
         return reason
 
     def _outputs(self, task: TaskId, record: TaskRecord) -> str:
+        now = self.question.outputs(task)
+        if now is None:
+            return ""
         before = dict(record.outputs)
-        for path, digest in self.question.outputs(task).items():
-            if not digest or path not in before:
-                return f"output {path} {'was not recorded' if digest else 'missing'}"
-            if digest != before[path]:
-                return f"output {path} changed"
+        for path in sorted({**before, **now}):
+            if not now.get(path):
+                return f"output {path} missing"
+            if now[path] != before.get(path):
+                return f"output {path} {'changed' if path in before else 'was not recorded'}"
         return ""
 
     def _skip(self, task: TaskId, known: TaskRecord) -> str:

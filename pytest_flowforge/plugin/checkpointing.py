@@ -176,7 +176,7 @@ class Checkpointing:
             graph,
             reuse.run,
             reuse.fingerprints,
-            outputs=prints.outputs if prints is not None else lambda _: {},
+            outputs=prints.outputs if prints is not None else lambda _: None,
             forced=forced,
             uncached=uncached,
         )
@@ -186,12 +186,17 @@ class Checkpointing:
             question = replace(question, earlier=archive.earlier)
         return archive.restore(question, reads)
 
-    def unfinished(self) -> str:
-        """Return a sentence about the last run if that was killed and is not continued now; else nothing."""
+    def first_lines(self, reuse: Reuse) -> list[str]:
+        """Return what is to be said of an earlier run that was killed."""
+        lines = []
         killed = self.keeper.killed if self.keeper is not None else None
-        if killed is None or not killed.run or self._options.checkpoint.reuses:
-            return ""
-        return f"flowforge: the last run did not finish; --ff-resume --ff-run {killed.run} would continue it"
+        if killed is not None and killed.run and not self._options.checkpoint.reuses:
+            again = f"--ff-resume --ff-run {killed.run}"
+            lines.append(f"flowforge: the last run did not finish; {again} would continue it")
+        torn = self.archive.torn.get(reuse.run.id, 0) if self.archive is not None and reuse.run is not None else 0
+        if torn:
+            lines.append(f"flowforge: dropped {torn:,} bytes of an unfinished record at the end of its journal")
+        return lines
 
     def replay(self, task: Task, graph: TaskGraph, blueprint: Blueprint, reuse: Reuse) -> None:
         """Give *task* the inputs it had in an earlier run; raises UsageError when they are not all there."""

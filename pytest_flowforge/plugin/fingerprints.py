@@ -63,11 +63,11 @@ class Fingerprints:
         extra = tuple(sorted([*others, *_inputs(self._entries[task], rule)]))
         return Fingerprint(before.code, before.parameters, extra, before.shown)
 
-    def outputs(self, task: TaskId) -> Mapping[str, str]:
-        """Return the digests of the output files that *task* declares; empty for one that is missing."""
+    def outputs(self, task: TaskId) -> Mapping[str, str] | None:
+        """Return the digests of the output files that *task* declares, empty for one that is missing; None without."""
         rule = self._blueprint.rules.get(task)
         if rule is None or not rule.outputs:
-            return {}
+            return None
         return digests_of_files(self._entries[task].item.path.parent, rule.outputs)
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_flowforge.core.messages import Event, TaskMoved
-from pytest_flowforge.core.states import TaskState
+from pytest_flowforge.core.states import FAILED_STATES, TaskState
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,10 +78,13 @@ class Reporter:
 
     def _on_attempt(self, event: TaskMoved) -> None:
         reports = self._held.pop(event.task, None)
-        if reports is None:
-            # Another plugin has run it and made its reports known; or it was interrupted.
+        if reports is None or event.after is TaskState.INTERRUPTED:
+            # Another plugin has run it and made its reports known; or it was interrupted, if only while what it had
+            # returned was stored: it is to run again, and must not be shown as passed.
             return
         item = self._entries[event.task].item
+        if event.after in FAILED_STATES and not any(report.failed for report in reports):
+            _fail(reports, event)
         if event.after is TaskState.RETRYING:
             self._waiting[event.task] = failures = [report for report in reports if report.failed]
             reports = [_as_retried(report) for report in failures]
@@ -118,6 +121,14 @@ class Reporter:
             hook.pytest_runtest_logreport(report=report)
         _report_release(item, self._tree)
         hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+
+
+def _fail(reports: list[pytest.TestReport], event: TaskMoved) -> None:
+    """The task has passed, and what it returned could not be taken: the report says what the engine says."""
+    for report in reports:
+        if report.when == "call":
+            report.outcome = "failed"
+            report.longrepr = getattr(event.outcome, "longrepr", "") or event.because
 
 
 def _as_retried(report: pytest.TestReport) -> pytest.TestReport:

@@ -21,6 +21,7 @@ from pytest_flowforge.driver import Driver, SystemClock
 from pytest_flowforge.executors.inline import InlineExecutor
 from pytest_flowforge.plugin.coroutines import Caught, run_to_its_end
 from pytest_flowforge.plugin.guard import Surroundings
+from pytest_flowforge.plugin.interrupts import Interrupts
 from pytest_flowforge.plugin.listeners import Listeners
 from pytest_flowforge.plugin.outcomes import Attempt
 from pytest_flowforge.plugin.pytest_internals import OwnFixtures, SetupTree, call, keep_hook_proxies, run_attempt
@@ -75,6 +76,7 @@ class Runner:
         self._tree.install(session)
         self._surroundings = Surroundings(self._cut_off)
         self._reporter = Reporter(entries, self._tree)
+        self._interrupts = Interrupts()
         self._clock = SystemClock()
         self._engine = Engine(graph, RunPolicy(slots=1), restored=reuse.because, refused=reuse.refused)
         self.values = self._make_values()
@@ -118,7 +120,11 @@ class Runner:
         config.pluginmanager.register(self, "flowforge-runner")
         self._protocols = Protocols(config, self)
         try:
-            with self._own_fixtures.serve(self._session), keep_hook_proxies(self._session):
+            with (
+                self._interrupts.serve(),
+                self._own_fixtures.serve(self._session),
+                keep_hook_proxies(self._session),
+            ):
                 self._driver.run()
         finally:
             config.pluginmanager.unregister(self)
@@ -128,13 +134,22 @@ class Runner:
         """Who is told of events, in this order: nothing is shown before it is kept."""
         sinks: list[EventSink] = [self.summary.apply, self._count_down, self.values]
         self._checkpointing.begin(self._clock.now(), self._graph, self._entries, self._blueprint, self._reuse)
-        if self._checkpointing.keeper is not None:
-            sinks.append(self._checkpointing.keeper)
-        sinks.append(self._reporter)
+        sinks.append(self._keep_and_show)
         listeners = Listeners(config, self._graph, self.summary, self._tell)
         if not listeners.idle:
             sinks.append(listeners)
         return sinks
+
+    def _keep_and_show(self, event: Event) -> None:
+        """Write *event* down, then tell pytest of it, and let nothing come between."""
+        self._interrupts.hold()
+        try:
+            keeper = self._checkpointing.keeper
+            if keeper is not None:
+                keeper(event)
+            self._reporter(event)
+        finally:
+            self._interrupts.let_go()
 
     def _count_down(self, event: Event) -> None:
         if isinstance(event, TaskMoved) and event.after in DONE:

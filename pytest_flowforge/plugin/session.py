@@ -211,7 +211,7 @@ class FlowSession:
         reading = Reading(directory.entries, blueprint.needs)
         reuse = self._checkpointing.decide(ordered, directory.entries, blueprint, forced, reading.of)
         self._terminal.reuses(reuse)
-        self._terminal.first_line = self._checkpointing.unfinished()
+        self._terminal.first_lines = self._checkpointing.first_lines(reuse)
         if self._options.mode is Mode.LIST:
             self._terminal.last_states = self._checkpointing.last_states(ordered)
         if self._options.checkpoint.explain:

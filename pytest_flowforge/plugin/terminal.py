@@ -46,7 +46,7 @@ class Terminal:
         #: The command that continues this run, should it not end well.
         self.resume_command = ""
         #: What is to be said before anything else.
-        self.first_line = ""
+        self.first_lines: Sequence[str] = ()
         #: States in the last run, for --ff-list.
         self.last_states: Mapping[TaskId, str] = {}
         #: Lines about each task, for --ff-explain.
@@ -147,8 +147,8 @@ class Terminal:
         if self._options.mode is not Mode.RUN and self._verbosity < 0:
             # Names alone were asked for.
             return []
-        lines = [self.first_line] if self.first_line else []
-        return [*lines, *self._along(self._graph, self._selection), *self._reused(self._graph), *self.explanation]
+        along = self._along(self._graph, self._selection)
+        return [*self.first_lines, *along, *self._reused(self._graph), *self.explanation]
 
     def _reused(self, graph: TaskGraph) -> list[str]:
         if self._options.mode is not Mode.RUN or not self._options.checkpoint.reuses:
@@ -158,7 +158,7 @@ class Terminal:
         start = "reuses what earlier runs have made" if self._options.checkpoint.cache else "no earlier run to continue"
         if reuse.run is not None and self._options.checkpoint.resume:
             start = f"continues run {reuse.run.id}"
-        return lines + text.reuse_lines(graph, reuse.restored, reuse.reasons, start, self._verbosity)
+        return lines + text.reuse_lines(graph, (reuse.restored, reuse.reasons, reuse.refused), start, self._verbosity)
 
     def _along(self, graph: TaskGraph, selection: Selection) -> list[str]:
         if not selection.along:

@@ -42,6 +42,7 @@ FORMAT = 1
 _LONGEST_NAME = 100
 _MOST_NAMES = 8
 _MOST_LINES = 40
+_LONGEST_REASON = 400
 
 #: The states of tasks of which no run is known.
 _UNKNOWN: Mapping[TaskId, str] = MappingProxyType({})
@@ -109,16 +110,25 @@ def plan_as_json(plan: Iterable[PlannedTask], states: Mapping[TaskId, str] = _UN
 
 
 def reuse_lines(
-    graph: TaskGraph, restored: Collection[TaskId], reasons: Mapping[TaskId, str], start: str, verbosity: int
+    graph: TaskGraph,
+    plan: tuple[Collection[TaskId], Mapping[TaskId, str], Mapping[TaskId, str]],
+    start: str,
+    verbosity: int,
 ) -> list[str]:
     """What a run that reuses results says when it begins: how many, and of each task that runs why it does.
 
-    *start* says what it goes by. Many tasks with one reason share a line, unless more was asked for.
+    *plan* has the tasks whose results stand, the reasons of those that run, and of those that may not. *start*
+    says what it goes by. Many tasks with one reason share a line, unless more was asked for.
     """
-    lines = [f"flowforge: {start}: {len(restored):,} reused, {len(reasons):,} to run"]
+    restored, reasons, refused = plan
+    reasons = {task: reason for task, reason in reasons.items() if task not in refused}
+    not_run = f", {len(refused):,} refused" if refused else ""
+    lines = [f"flowforge: {start}: {len(restored):,} reused, {len(reasons):,} to run{not_run}"]
+    name = names(graph)
+    # Whole, at any verbosity: somebody has to look at these.
+    lines += [f"  refused  {name(graph[task])}: {printable(why, _LONGEST_REASON)}" for task, why in refused.items()]
     if verbosity < 0:
         return lines
-    name = names(graph)
     if verbosity > 0 or len(reasons) <= _MOST_LINES:
         rows = [["  run", name(graph[task]), printable(reason)] for task, reason in reasons.items()]
         return lines + columns(rows)
@@ -159,10 +169,15 @@ def summary_lines(summary: RunSummary, graph: TaskGraph) -> list[str]:
         return _enumeration([name(graph[task]) for task in tasks], _MOST_NAMES)
 
     lines = []
+    victims = {task for blocked in summary.blocked_by_root.values() for task in blocked}
     for root, blocked in summary.blocked_by_root.items():
         state, place = summary.states[root].value, _place(graph[root])
         why = f"{state}{f' at {place}' if place else ''}"
         lines.append(f"{len(blocked):,} blocked behind {name(graph[root])} ({why}): {named(blocked)}")
+    refused = [task for task, end in summary.states.items() if end is TaskState.BLOCKED and task not in victims]
+    for task in refused:
+        why = printable(summary.reasons.get(task, ""), _LONGEST_REASON)
+        lines.append(f"{name(graph[task])} was not run: {why}")
     interrupted = [task for task, state in summary.states.items() if state is TaskState.INTERRUPTED]
     if interrupted:
         lines.append(f"{len(interrupted):,} interrupted: {named(interrupted)}")

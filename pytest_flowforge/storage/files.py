@@ -243,6 +243,10 @@ class Folder:
             with contextlib.suppress(OSError):
                 self.remove(temporary)
             raise unwritable(self.path / name, error) from error
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self.remove(temporary)
+            raise
 
     def replace(self, name: str, by: str) -> None:
         """Give the file *name* the name *by*, in the place of the file that has it."""

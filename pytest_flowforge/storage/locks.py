@@ -6,6 +6,7 @@ who holds it; that file outlives a run that was killed, and so tells that it was
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -103,7 +104,9 @@ class RunLock:
     def release(self) -> None:
         """Say that the run has ended, and let the next one in."""
         if self._lock.is_locked:
-            self._folder.remove(_HOLDER)
+            # Where nothing can be changed any more it stays, and this run will be taken for one that was killed.
+            with contextlib.suppress(OSError):
+                self._folder.remove(_HOLDER)
             self._lock.release()
 
     def holder(self) -> Holder | None:

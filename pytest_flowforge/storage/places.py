@@ -119,6 +119,7 @@ class Place:
         Results that a kept run was built on stay, until that run goes, too. When a kept journal can not be read, nobody
         knows what it needs, and nothing is deleted.
         """
+        _empty(self.folder, only=_TEMPORARY)
         runs = self.runs()
         kept = runs[max(len(runs) - keep, 0) :] if keep > 0 else []
         needed = self._uses(kept)
@@ -130,6 +131,7 @@ class Place:
                 # Without a journal as well: it may be about to begin.
                 self._tidy(run)
                 continue
+            self._tidy(run)
             had_journal = self._has(run, JOURNAL)
             self._delete(run, results=run not in needed)
             if had_journal:
