@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORMAT",
+    "STATES",
     "Record",
     "Recorder",
     "ResultRef",
@@ -37,6 +38,9 @@ FORMAT = (1, 0)
 
 #: One record: a JSON-able dict with at least ``t`` (seconds since the epoch), ``ev`` and ``run``.
 Record: TypeAlias = dict[str, Any]
+
+#: The states by the words that are written.
+STATES: Mapping[str, TaskState] = {state.value: state for state in TaskState}
 
 #: Characters of a message that are kept: a record is one line of at most 1 MiB.
 _LONGEST_TEXT = 2000
@@ -108,34 +112,51 @@ def to_result_ref(entry: object) -> ResultRef | None:
         msg = f"a reference to a result is a list, and not {entry!r:.80}"
         raise TypeError(msg)
     run, segment, offset, length, sha256, codec, *_ = entry
-    for text in (run, segment, sha256, codec):
-        _checked(text, str)
-    return ResultRef(run, segment, _natural(offset), _natural(length), sha256, codec)
+    # All at once: there is one for each task.
+    if not (
+        isinstance(run, str)
+        and isinstance(segment, str)
+        and isinstance(offset, int)
+        and isinstance(length, int)
+        and isinstance(sha256, str)
+        and isinstance(codec, str)
+        and offset >= 0
+        and length >= 0
+    ):
+        msg = f"no reference to a result looks like {entry!r:.160}"
+        raise ValueError(msg)
+    return ResultRef(run, segment, offset, length, sha256, codec)
 
 
-def to_task_record(entry: Mapping[str, Any]) -> TaskRecord:
-    """Return the record *entry* was made from; raise :class:`ValueError` or :class:`TypeError` when it is none."""
-    fingerprint = entry.get("print")
+def to_task_record(entry: Mapping[str, Any], fingerprint: Fingerprint | None = None) -> TaskRecord:
+    """Return the record *entry* was made from, or with another *fingerprint* than it has.
+
+    Raises :class:`KeyError`, :class:`ValueError` or :class:`TypeError` when it is none.
+    """
+    print_ = entry.get("print")
     run, sequence, *_ = entry.get("made", ("", -1))
     return TaskRecord(
-        state=TaskState(entry.get("state", "pending")),
-        attempts=_natural(entry.get("try", 0)),
-        because=_checked(entry.get("because", ""), str),
-        seconds=float(entry.get("dur", 0.0)),
-        result=to_result_ref(entry.get("result")),
-        fingerprint=to_fingerprint(fingerprint) if fingerprint else None,
-        reused_from=_checked(entry.get("from", ""), str),
-        failure=_checked(entry.get("failure", ""), str),
-        made=(_checked(run, str), _checked(sequence, int)),
+        STATES[entry.get("state", "pending")],
+        _natural(entry.get("try", 0)),
+        _checked(entry.get("because", ""), str),
+        float(entry.get("dur", 0.0)),
+        to_result_ref(entry.get("result")),
+        fingerprint or (to_fingerprint(print_) if print_ else None),
+        _checked(entry.get("from", ""), str),
+        _checked(entry.get("failure", ""), str),
+        (_checked(run, str), _checked(sequence, int)),
     )
 
 
 def to_fingerprint(entry: Sequence[Any]) -> Fingerprint:
     """Return the fingerprint *entry* was made from; raise :class:`ValueError` or :class:`TypeError`."""
     code, parameters, *more = entry
-    extra = more[0] if more else {}
-    pairs = tuple((_checked(what, str), _checked(digest, str)) for what, digest in extra.items())
-    return Fingerprint(_checked(code, str), _checked(parameters, str), pairs)
+    extra: Mapping[str, str] = more[0] if more else {}
+    for text in (code, parameters, *extra.values()):
+        if not isinstance(text, str):
+            msg = f"{text!r:.80} is no digest"
+            raise TypeError(msg)
+    return Fingerprint(code, parameters, tuple(extra.items()))
 
 
 def from_fingerprint(fingerprint: Fingerprint) -> list[Any]:

@@ -11,6 +11,8 @@ import contextlib
 import json
 import re
 from dataclasses import dataclass
+from itertools import islice
+from json.scanner import make_scanner
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from pytest_flowforge.errors import CheckpointUnwritable
     from pytest_flowforge.storage.files import Folder
 
-__all__ = ["JOURNAL", "LONGEST_LINE", "Damage", "Journal", "Scan", "repair", "scan", "scan_bytes"]
+__all__ = ["JOURNAL", "LONGEST_LINE", "Damage", "Journal", "Reading", "Scan", "reading", "repair", "scan", "scan_bytes"]
 
 JOURNAL = "journal.jsonl"
 
@@ -40,6 +42,13 @@ _TAIL = 16
 
 #: Digits of the largest number that is read: beyond, reading takes quadratic time.
 _MOST_DIGITS = 40
+
+#: As many digits as no number has whose length needs a closer look (a sign counts as well).
+_LONG_NUMBER = b"0" * _MOST_DIGITS
+_DIGITS_AS_ZEROS = bytes.maketrans(b"0123456789", b"0" * 10)
+
+#: The types of ``t``, ``ev`` and ``run``.
+_KINDS = frozenset({(float, str, str), (int, str, str)})
 
 _CHUNK = 1 << 20
 
@@ -207,26 +216,90 @@ class Scan:
     def checked(self) -> list[dict[str, Any]]:
         """Return the records; raise :class:`CheckpointDamaged` if any are damaged."""
         if self.damage is not None:
-            msg = (
-                f"{self.path}:{self.damage.line} is damaged ({self.damage.reason}); {len(self.records)} good records"
-                " before it. 'pytest --flowforge --ff-repair' keeps those; without --ff-resume a new run ignores it"
-            )
-            raise CheckpointDamaged(msg)
+            raise _damaged(self.path, self.damage)
         return self.records
 
 
-def scan(folder: Folder, name: str = JOURNAL, *, most: int | None = None) -> Scan:
-    """Read a journal, or its first *most* records; raise :class:`FileNotFoundError`."""
+def _damaged(path: str, damage: Damage) -> CheckpointDamaged:
+    msg = (
+        f"{path}:{damage.line} is damaged ({damage.reason}); {damage.line - 1} good records before it."
+        " 'pytest --flowforge --ff-repair' keeps those; without --ff-resume a new run ignores it"
+    )
+    return CheckpointDamaged(msg)
+
+
+class Reading:
+    """Reads a journal, one good record after the other, and keeps none: of a long run they are a lot of memory.
+
+    What it says besides is known when all of them have been read: ``good_bytes`` and the rest are those of
+    :class:`Scan`.
+    """
+
+    def __init__(self, path: str, chunks: Iterator[bytes]) -> None:
+        self.path = path
+        self.good_bytes = 0
+        self.torn_bytes = 0
+        self.damage: Damage | None = None
+        self._chunks = chunks
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Yield the good records. To be asked once."""
+        before = _FIRST
+        for number, (line, plain) in enumerate(_lines(self._chunks)):
+            if self.damage is not None:
+                # What could not be read is not the last line, and so not a torn one.
+                self.torn_bytes = 0
+                return
+            wrong = _unreadable(line)
+            if wrong:
+                self.damage, self.torn_bytes = Damage(number + 1, wrong), len(line)
+                if _was_whole(line):
+                    self.torn_bytes = 0
+                    return
+                continue
+            try:
+                text = line.decode("ascii")
+                record = _parse(text, number, before, plain=plain)
+            except (ValueError, TypeError, RecursionError, MemoryError) as bad:
+                self.damage = Damage(number + 1, str(bad) or type(bad).__name__)
+                return
+            before = text[-11:-3]
+            self.good_bytes += len(line)
+            yield record
+        # Nothing came after it: it is a torn one.
+        self.damage = None
+
+    def checked(self) -> Iterator[dict[str, Any]]:
+        """Yield the records; raise :class:`CheckpointDamaged` behind the last good one if any are damaged."""
+        yield from self
+        if self.damage is not None:
+            raise _damaged(self.path, self.damage)
+
+
+@contextlib.contextmanager
+def reading(folder: Folder, name: str = JOURNAL) -> Iterator[Reading]:
+    """Open a journal for reading it record by record; raise :class:`FileNotFoundError`."""
     fd = folder.read(name)
     try:
-        return _scan(str(folder.path / name), _chunks(folder, fd), most)
+        yield Reading(str(folder.path / name), _chunks(folder, fd))
     finally:
         folder.files.close(fd)
 
 
+def scan(folder: Folder, name: str = JOURNAL, *, most: int | None = None) -> Scan:
+    """Read a journal, or its first *most* records; raise :class:`FileNotFoundError`."""
+    with reading(folder, name) as opened:
+        return _scan(opened, most)
+
+
 def scan_bytes(content: bytes, path: str = "journal") -> Scan:
     """Read the journal that *content* is."""
-    return _scan(path, iter([content]), None)
+    return _scan(Reading(path, iter([content])), None)
+
+
+def _scan(opened: Reading, most: int | None) -> Scan:
+    records = list(islice(opened, most))
+    return Scan(opened.path, records, opened.good_bytes, opened.torn_bytes, opened.damage)
 
 
 def _chunks(folder: Folder, fd: int) -> Iterator[bytes]:
@@ -237,44 +310,19 @@ def _chunks(folder: Folder, fd: int) -> Iterator[bytes]:
         offset += len(chunk)
 
 
-def _scan(path: str, chunks: Iterator[bytes], most: int | None) -> Scan:
-    records: list[dict[str, Any]] = []
-    good = 0
-    before = _FIRST
-    #: The line that could not be read, if it was the last one so far: that may be a torn one.
-    bad: Damage | None = None
-    bad_bytes = 0
-    lines = _lines(chunks)
-    for number, (line, whole) in enumerate(lines, start=1):
-        if bad is not None:
-            return Scan(path, records, good, 0, bad)
-        if len(records) == most:
-            break
-        wrong = _unreadable(line) if whole else "its end is missing"
-        if wrong:
-            bad, bad_bytes = Damage(number, wrong), len(line)
-            if _was_whole(line):
-                return Scan(path, records, good, 0, bad)
-            continue
-        try:
-            record = _parse(line, number - 1, before)
-        except (ValueError, TypeError, RecursionError, MemoryError) as wrong_record:
-            return Scan(path, records, good, 0, Damage(number, str(wrong_record) or type(wrong_record).__name__))
-        before = line[-11:-3].decode("ascii")
-        records.append(record)
-        good += len(line)
-    return Scan(path, records, good, bad_bytes if bad is not None else 0, None)
-
-
 def _lines(chunks: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
-    """Yield each line with its end, and whether it has one; never holds much more than the longest line."""
+    """Yield each line with its end, unless it has none, and whether it is plain (see :func:`_is_plain`).
+
+    Never holds much more than the longest line.
+    """
     rest = b""
     for chunk in chunks:
-        first, *others = (rest + chunk).split(b"\n")
-        for line in others:
-            yield first + b"\n", True
-            first = line
-        rest = first
+        block, end, rest = (rest + chunk).rpartition(b"\n")
+        if end:
+            # Asked for all of them at once: that is cheaper, and nearly always the answer is yes.
+            plain = _is_plain(block)
+            for line in block.split(end):
+                yield line + end, plain or _is_plain(line)
         if len(rest) > LONGEST_LINE and rest.strip(b"\0"):
             break
         if len(rest) > LONGEST_LINE:
@@ -284,12 +332,22 @@ def _lines(chunks: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
         yield rest, False
 
 
+def _is_plain(text: bytes) -> bool:
+    """Whether no number in *text* is too long, and the name of each member in it has its colon right behind it."""
+    # Outside of strings we write no blanks, and JSON has no tab and no CR within one.
+    if b"\t" in text or b"\r" in text or (b" " in text and b" :" in text):
+        return False
+    return _LONG_NUMBER not in text.translate(_DIGITS_AS_ZEROS)
+
+
 def _unreadable(line: bytes) -> str:
     """Return why *line* is none of ours, as far as can be told without parsing it."""
     if len(line) > LONGEST_LINE:
         return "line too long"
     tail = line[-_TAIL - 1 :]
     # Compared as text: hex digits in capitals are not what was written.
+    if not tail.endswith(b"\n"):
+        return "its end is missing"
     if not line.isascii() or tail != b',"c":"%08x"}\n' % crc32(line[: -_TAIL - 1]):
         return "bad checksum"
     return ""
@@ -306,19 +364,38 @@ def _was_whole(line: bytes) -> bool:
     )
 
 
-def _parse(line: bytes, sequence: int, before: str) -> dict[str, Any]:
-    record = _decode(line.decode("ascii"))
+def _parse(text: str, sequence: int, before: str, *, plain: bool) -> dict[str, Any]:
+    record = (_decode_plain(text) if plain else None) or _decode(text)
     if not isinstance(record, dict):
         msg = "no record"
         raise TypeError(msg)
-    if record.get("s") != sequence or record.get("p") != before:
+    try:
+        place, kinds = (record["s"], record["p"]), (type(record["t"]), type(record["ev"]), type(record["run"]))
+    except KeyError as missing:
+        msg = f"no {missing}"
+        raise ValueError(msg) from None
+    if place != (sequence, before):
         msg = "lines are missing, doubled or from elsewhere"
         raise ValueError(msg)
-    for name, kinds in (("t", (int, float)), ("ev", str), ("run", str)):
-        if not isinstance(record.get(name), kinds):
-            msg = f"no valid {name!r}"
-            raise TypeError(msg)
+    if kinds not in _KINDS:
+        msg = "no valid 't', 'ev' or 'run'"
+        raise TypeError(msg)
     return record
+
+
+def _decode_plain(text: str) -> dict[str, Any] | None:
+    """Return what :func:`_decode` would, in half the time; None when it might object, and has to be asked.
+
+    *text* is to be plain: then it has a ``":`` for each member, and maybe more of them in strings. When the record has
+    as many members as that, none occurs twice, in it or in what is in it.
+    """
+    try:
+        record, end = _scan_once(text, 0)
+    except (StopIteration, ValueError):
+        return None
+    if type(record) is dict and end == len(text) - 1 and text.count('":') == len(record):
+        return record
+    return None
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -342,6 +419,10 @@ def _constant(name: str) -> float:
 
 
 _decode = json.JSONDecoder(object_pairs_hook=_members, parse_int=_integer, parse_constant=_constant).decode
+#: Without a call into Python for each member and number. Returns the value at a place in a text, and where it ends.
+_scan_once: Callable[[str, int], tuple[Any, int]] = make_scanner(
+    json.JSONDecoder(parse_constant=_constant)  # type: ignore[arg-type]  # its stub names the wrong type
+)
 
 
 def repair(folder: Folder, name: str = JOURNAL) -> tuple[Scan, Path | None]:

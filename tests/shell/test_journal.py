@@ -28,7 +28,7 @@ from pytest_flowforge.errors import (
     CheckpointVersion,
 )
 from pytest_flowforge.storage.files import Files, Folder
-from pytest_flowforge.storage.journal import JOURNAL, LONGEST_LINE, Journal, repair, scan, scan_bytes
+from pytest_flowforge.storage.journal import JOURNAL, LONGEST_LINE, Journal, _decode, reading, repair, scan, scan_bytes
 from pytest_flowforge.storage.locks import Holder, RunLock
 from pytest_flowforge.storage.places import Place
 from pytest_flowforge.storage.syncing import GroupCommit
@@ -227,6 +227,83 @@ def test_damage_is_refused_and_located(text: bytes, good: int, where: int) -> No
     assert found.damage.line == where
     with pytest.raises(CheckpointDamaged, match=rf"j:{where} is damaged .*{good} good records before it.*--ff-repair"):
         found.checked()
+
+
+MEMBERS = [
+    '"a":1',
+    '"a":2',
+    '"a" :1',
+    '"a"\t:1',
+    '"a"\r:1',
+    '"\\u0061":3',
+    '"b":{"c":1,"c":2}',
+    '"b":{"c":1,"d":2}',
+    '"b":[{"c":1},{"c":2}]',
+    '"b":{}',
+    '"e":"x\\":y"',
+    '"e":"x :y"',
+    '"e":"NaN"',
+    '"e":NaN',
+    '"e":[-Infinity]',
+    '"n":' + "9" * 39,
+    '"n":' + "9" * 40,
+    '"n":-' + "9" * 40,
+    '"n":' + "9" * 41,
+    '"n":0.' + "9" * 50,
+    '"n":[1,]',
+    '"s":0',
+    "{}",
+    "1",
+    "",
+]
+
+
+@given(
+    st.lists(st.sampled_from(MEMBERS), max_size=4), st.sampled_from(["{", " {", "[{", ""]), st.sampled_from(["", "]"])
+)
+def test_plain_lines_are_read_as_strictly_as_others(members: list[str], start: str, rest: str) -> None:
+    body = start + ",".join(['"s":0,"p":"00000000","t":1,"ev":"x","run":"r"', *members]) + rest
+    text = line(body)
+    try:
+        expected = _decode(text.decode())
+    except ValueError:
+        expected = None
+    found = scan_bytes(text)
+    assert found.records == ([expected] if isinstance(expected, dict) else [])
+    assert (found.damage is None) == bool(found.records)
+    # One odd line among plain ones makes no difference to any of them.
+    follows = line(f'{{"s":1,"p":"{text[-11:-3].decode()}","t":2,"ev":"x","run":"r"')
+    if found.records:
+        assert len(scan_bytes(text + follows).checked()) == 2
+
+
+def test_reading_keeps_no_record_and_says_what_it_found(place: Folder) -> None:
+    with write(place).open("ab") as file:
+        file.write(b"torn")
+    with reading(place) as opened:
+        records = opened.checked()
+        assert next(records)["number"] == 0
+        assert numbers(list(records)) == [1, 2, 3, 4, 5]
+    assert (opened.torn_bytes, opened.damage) == (4, None)
+    assert opened.good_bytes + opened.torn_bytes == (place.path / JOURNAL).stat().st_size
+
+
+def test_reading_raises_for_damage_behind_the_good_records(place: Folder) -> None:
+    path = write(place)
+    path.write_bytes(path.read_bytes().replace(b'"number":3', b'"number":4'))
+    read: list[int] = []
+    with reading(place) as opened, pytest.raises(CheckpointDamaged, match=r":4 is damaged .*3 good records"):
+        read.extend(entry["number"] for entry in opened.checked())
+    assert read == [0, 1, 2]
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 100, 1 << 20])
+def test_the_size_of_what_is_read_at_a_time_makes_no_difference(
+    place: Folder, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    write(place)
+    monkeypatch.setattr("pytest_flowforge.storage.journal._CHUNK", chunk)
+    assert numbers(scan(place).checked()) == list(range(6))
 
 
 @pytest.mark.parametrize("zeros", [1, 4096, 3 * LONGEST_LINE])
