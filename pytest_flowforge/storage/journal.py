@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from itertools import islice
 from json.scanner import make_scanner
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from zlib import crc32
 
 from pytest_flowforge.errors import CheckpointDamaged, CheckpointError
@@ -21,7 +21,7 @@ from pytest_flowforge.storage.files import check_written, unwritable
 
 if TYPE_CHECKING:
     import io
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from pytest_flowforge.errors import CheckpointUnwritable
@@ -56,12 +56,11 @@ _CHUNK = 1 << 20
 _CHECKSUM = re.compile(rb',"c":"([0-9a-f]{8})"\}')
 
 
-@dataclass(frozen=True, slots=True)
-class _Tip:
+class _Tip(NamedTuple):
     """Where the next line goes: its number, the checksum of the line before, and its offset in bytes."""
 
     sequence: int
-    checksum: str
+    checksum: int
     end: int
 
 
@@ -83,7 +82,7 @@ class Journal:
         # Bound now: tasks may replace what these names mean later.
         files = folder.files
         self._truncate, self._fstat, self._sync, self._getpid = files.truncate, files.fstat, files.sync, files.getpid
-        self._encode = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
+        self._encode = _encoder()
         self._crc32 = crc32
         self._owner = self._getpid()
         fd = folder.create(name, append=True)
@@ -93,8 +92,8 @@ class Journal:
         except OSError as error:
             self._file.close()
             raise unwritable(self.path, error) from error
-        self._tip = _Tip(0, _FIRST, 0)
-        #: The line that is being written, and where the next one goes once it is.
+        self._tip = _Tip(0, 0, 0)
+        #: The lines that are being written, and where the next one goes once they are.
         self._open: tuple[bytes, _Tip] | None = None
         self._broken: CheckpointUnwritable | None = None
         self._synced = 0
@@ -112,12 +111,27 @@ class Journal:
         self._check()
         if self._open is not None:
             self._settle()
-        line, tip = self._line(record)
-        self._open = (line, tip)
-        self._write(line)
-        self._tip = tip
-        self._open = None
+        line, tip = self._line(record, self._tip)
+        self._put(line, tip)
         self._on_append()
+
+    def append_all(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Write *records* at once: all of them, or none when it raises what :meth:`append` does.
+
+        Only a process that is killed in the middle, or a disk that can not even be cut back, may leave the first few
+        and a torn one.
+        """
+        self._check()
+        if self._open is not None:
+            self._settle()
+        tip = self._tip
+        lines = []
+        for record in records:
+            line, tip = self._line(record, tip)
+            lines.append(line)
+        if lines:
+            self._put(b"".join(lines), tip)
+            self._on_append()
 
     def sync(self) -> None:
         """Make everything survive a power cut; raise :class:`CheckpointUnwritable`."""
@@ -144,25 +158,32 @@ class Journal:
         if self._broken is not None:
             raise self._broken
 
-    def _line(self, record: Mapping[str, Any]) -> tuple[bytes, _Tip]:
-        sequence, before, end = self._tip.sequence, self._tip.checksum, self._tip.end
+    def _line(self, record: Mapping[str, Any], place: _Tip) -> tuple[bytes, _Tip]:
+        """Return the line of *record* that goes to *place*, and where the next one goes."""
+        sequence, before, end = place
         try:
             members = self._encode(record)
         except (TypeError, ValueError, RecursionError) as wrong:
             msg = f"record {sequence} of {self.path} can not be written as JSON: {wrong}"
             raise CheckpointError(msg) from wrong
-        body = f'{{"s":{sequence},"p":"{before}",{members[1:-1]}'.encode("ascii")
-        checksum = f"{self._crc32(body):08x}"
-        line = b'%b,"c":"%b"}\n' % (body, checksum.encode("ascii"))
+        body = f'{{"s":{sequence},"p":"{before:08x}",{members[1:-1]}'.encode("ascii")
+        checksum = self._crc32(body)
+        line = b'%b,"c":"%08x"}\n' % (body, checksum)
         if len(line) > LONGEST_LINE:
             event = record.get("ev", "?")
             msg = f"record {sequence} ({event}) of {self.path} has {len(line):,} bytes, and 1 MiB is the limit"
             raise CheckpointError(msg)
         return line, _Tip(sequence + 1, checksum, end + len(line))
 
-    def _write(self, line: bytes) -> None:
+    def _put(self, lines: bytes, tip: _Tip) -> None:
+        self._open = (lines, tip)
+        self._write(lines)
+        self._tip = tip
+        self._open = None
+
+    def _write(self, lines: bytes) -> None:
         try:
-            check_written(self._file.write(line), len(line))
+            check_written(self._file.write(lines), len(lines))
         except OSError as error:
             raise self._break(error) from error
 
@@ -171,13 +192,13 @@ class Journal:
         if self._open is None or self._tip is self._open[1]:
             self._open = None
             return
-        line, tip = self._open
+        lines, tip = self._open
         if self._fstat(self._file.fileno()).st_size != tip.end:
             try:
                 self._truncate(self._file.fileno(), self._tip.end)
             except OSError as error:
                 raise self._break(error) from error
-            self._write(line)
+            self._write(lines)
         self._tip = tip
         self._open = None
 
@@ -189,6 +210,22 @@ class Journal:
         self._open = None
         self._broken = unwritable(self.path, error)
         return self._broken
+
+
+def _encoder() -> Callable[[Mapping[str, Any]], str]:
+    """Return what writes a record as JSON; raises what :meth:`json.JSONEncoder.encode` does.
+
+    That would make its encoder in C anew for each record. A record that contains itself is too deep.
+    """
+    encoder = json.JSONEncoder(ensure_ascii=True, allow_nan=False, check_circular=False, separators=(",", ":"))
+    make = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:
+        return encoder.encode
+    text = json.encoder.encode_basestring_ascii
+    # In this order: no memory of what contains what, how to go on, strings, indentation, separators, unsorted, strict.
+    encode = make(None, encoder.default, text, None, ":", ",", False, False, False)  # noqa: FBT003  (it takes no names)
+    join = "".join
+    return lambda record: join(encode(record, 0))
 
 
 @dataclass(frozen=True, slots=True)

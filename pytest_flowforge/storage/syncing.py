@@ -61,11 +61,14 @@ class GroupCommit:
 
     def touch(self) -> None:
         """There is something new; raise :class:`CheckpointUnwritable` when an earlier sync failed."""
+        if self._news.is_set() and self._broken is None:
+            # The thread knows, and takes what is new now with the rest. Asked first: it is asked for each record.
+            return
         if self._is_foreign():
             return
         if self.durability == "full":
             self.commit()
-        elif self.durability == "normal" and not self._news.is_set():
+        elif self.durability == "normal":
             self._news.set()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="flowforge-sync", daemon=True)
@@ -83,8 +86,8 @@ class GroupCommit:
         if self._getpid() != self._owner:
             return
         self._closing.set()
-        self._news.set()
         if self._thread is not None:
+            self._news.set()
             self._thread.join()
             self._thread = None
         self.commit()

@@ -382,8 +382,9 @@ def test_a_failed_sync_is_not_asked_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("when", ["before", "after", "half"])
+@pytest.mark.parametrize("count", [1, 3])
 def test_an_interrupted_append_is_finished_by_the_next(
-    place: Folder, monkeypatch: pytest.MonkeyPatch, when: str
+    place: Folder, monkeypatch: pytest.MonkeyPatch, when: str, count: int
 ) -> None:
     journal = begin(place)
     journal.append(record(0))
@@ -391,15 +392,76 @@ def test_an_interrupted_append_is_finished_by_the_next(
 
     def interrupted(data: bytes) -> None:
         if when != "before":
-            journal._file.write(data if when == "after" else data[:10])
+            journal._file.write(data if when == "after" else data[: len(data) * 2 // 3])
         raise KeyboardInterrupt
 
     monkeypatch.setattr(journal, "_write", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        journal.append(record(1))
+        journal.append(record(1)) if count == 1 else journal.append_all([record(1), record(2), record(3)])
     monkeypatch.setattr(journal, "_write", real)
-    journal.append(record(2))
-    assert numbers(scan(place).checked()) == [0, 1, 2]
+    journal.append_all([record(count + 1)])
+    assert numbers(scan(place).checked()) == list(range(count + 2))
+
+
+def test_several_records_are_written_at_once(tmp_path: Path) -> None:
+    files = BadFiles()
+    with folder(tmp_path / "place", files) as place:
+        told: list[int] = []
+        journal = Journal(place, on_append=lambda: told.append(files.log.count("write")))
+        _open.append(journal)
+        journal.append(record(0))
+        journal.append_all(record(number) for number in (1, 2, 3))
+        journal.append_all(())
+        journal.append(record(4))
+        assert told == [1, 2, 3]
+        assert numbers(scan(place).checked()) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("value", [object(), "x" * LONGEST_LINE], ids=["no JSON", "too long"])
+def test_one_record_that_is_refused_refuses_all_of_them(place: Folder, value: Any) -> None:
+    journal = begin(place)
+    with pytest.raises(CheckpointError, match="record 1 "):
+        journal.append_all([record(0), record(1, value=value), record(2)])
+    journal.append_all([record(3), record(4)])
+    assert numbers(scan(place).checked()) == [3, 4]
+
+
+def test_a_record_that_contains_itself_is_refused(place: Folder) -> None:
+    journal = begin(place)
+    endless: list[Any] = []
+    endless.append(endless)
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match="can not be written as JSON"):
+            journal.append(record(0, value=endless))
+    journal.append(record(1, value=[endless[:0], endless[:0]]))
+    assert numbers(scan(place).checked()) == [1]
+
+
+def test_records_are_written_alike_without_the_encoder_in_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = record(0, text='ü"\\\n', values=[1, 2.5, None, True, {"a": []}], more={})
+    with folder(tmp_path / "one") as place:
+        fast = begin(place)
+        fast.append(entry)
+    monkeypatch.setattr("json.encoder.c_make_encoder", None)
+    with folder(tmp_path / "two") as place:
+        slow = begin(place)
+        slow.append(entry)
+    assert fast.path.read_bytes() == slow.path.read_bytes()
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, None], ids=str)
+def test_a_disk_that_is_full_takes_none_of_several_records(tmp_path: Path, error: int | None) -> None:
+    files = BadFiles(error=error or errno.ENOSPC, short=error is None)
+    with folder(tmp_path / "place", files) as place:
+        journal = begin(place)
+        journal.append(record(0))
+        files.fail_at = len(files.log)
+        with pytest.raises(CheckpointUnwritable):
+            journal.append_all(record(number) for number in range(1, 9))
+        with pytest.raises(CheckpointUnwritable):
+            journal.append_all([record(9)])
+        found = scan(place)
+        assert (numbers(found.checked()), found.torn_bytes) == ([0], 0)
 
 
 def test_what_is_synced_is_not_dirty(place: Folder) -> None:
