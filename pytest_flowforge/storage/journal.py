@@ -18,6 +18,7 @@ from zlib import crc32
 
 from pytest_flowforge.errors import CheckpointDamaged, CheckpointError
 from pytest_flowforge.storage.files import check_written, unwritable
+from pytest_flowforge.storage.jsontext import json_encoder
 
 if TYPE_CHECKING:
     import io
@@ -82,7 +83,7 @@ class Journal:
         # Bound now: tasks may replace what these names mean later.
         files = folder.files
         self._truncate, self._fstat, self._sync, self._getpid = files.truncate, files.fstat, files.sync, files.getpid
-        self._encode = _encoder()
+        self._encode = json_encoder()
         self._crc32 = crc32
         self._owner = self._getpid()
         fd = folder.create(name, append=True)
@@ -210,22 +211,6 @@ class Journal:
         self._open = None
         self._broken = unwritable(self.path, error)
         return self._broken
-
-
-def _encoder() -> Callable[[Mapping[str, Any]], str]:
-    """Return what writes a record as JSON; raises what :meth:`json.JSONEncoder.encode` does.
-
-    That would make its encoder in C anew for each record. A record that contains itself is too deep.
-    """
-    encoder = json.JSONEncoder(ensure_ascii=True, allow_nan=False, check_circular=False, separators=(",", ":"))
-    make = getattr(json.encoder, "c_make_encoder", None)
-    if make is None:
-        return encoder.encode
-    text = json.encoder.encode_basestring_ascii
-    # In this order: no memory of what contains what, how to go on, strings, indentation, separators, unsorted, strict.
-    encode = make(None, encoder.default, text, None, ":", ",", False, False, False)  # noqa: FBT003  (it takes no names)
-    join = "".join
-    return lambda record: join(encode(record, 0))
 
 
 @dataclass(frozen=True, slots=True)
