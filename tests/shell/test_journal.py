@@ -116,6 +116,49 @@ def test_only_the_user_can_read_it(place: Folder) -> None:
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
+@posix
+@pytest.mark.parametrize("umask", [0o777, 0o277, 0o000])
+def test_what_is_made_has_its_mode_whatever_the_umask_is(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        place = Place.open(tmp_path / "above" / "place")
+        run = place.new_run(1000.0)
+        journal = begin(place, run)
+        journal.append(record(0))
+        with place.results(run) as results:
+            results.put("x.bin", b"result")
+        assert repair(place._run(run))[1] is None
+    finally:
+        os.umask(before)
+    made = [place.path, *place.path.rglob("*")]
+    assert len(made) == 8
+    assert {stat.S_IMODE(path.stat().st_mode) for path in made if path.is_dir()} == {0o700}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in made if path.is_file()} == {0o600}
+    assert stat.S_IMODE(place.path.parent.stat().st_mode) == 0o777 & ~umask | 0o700
+
+
+@posix
+def test_a_folder_that_the_umask_forbids_to_open_is_made_all_the_same(tmp_path: Path) -> None:
+    files = Files()
+    real = files.open
+
+    def strict(path: Any, flags: int, *rest: Any, **more: Any) -> int:
+        # As for everybody but root.
+        if flags & os.O_DIRECTORY and not files.stat(path, **more).st_mode & 0o400:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path, flags, *rest, **more)
+
+    files.open = strict
+    before = os.umask(0o777)
+    try:
+        with folder(tmp_path / "place", files) as place:
+            place.make("inner")
+            with place.folder("inner") as inner:
+                assert stat.S_IMODE(inner.path.stat().st_mode) == 0o700
+    finally:
+        os.umask(before)
+
+
 def test_any_text_is_written_as_ascii(place: Folder) -> None:
     journal = begin(place)
     journal.append(record(0, text="ü\n\u2028\ud800 😀\0"))
