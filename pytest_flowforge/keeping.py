@@ -10,13 +10,12 @@ import contextlib
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from pytest_flowforge.core.checkpoint import blank, fold
+from pytest_flowforge.core.checkpoint import replay
 from pytest_flowforge.core.messages import RunBegan, RunEnded, TaskMoved
 from pytest_flowforge.core.records import Recorder, key_of
 from pytest_flowforge.core.resume import decide
 from pytest_flowforge.core.states import SUCCEEDED
 from pytest_flowforge.errors import (
-    CheckpointDamaged,
     CheckpointError,
     CheckpointUnwritable,
     ResultError,
@@ -119,18 +118,13 @@ class Archive:
         """Return the run with that id; raise :class:`CheckpointError`."""
         if run not in self._runs:
             try:
-                scan = self._place.read(run)
-                records = scan.checked()
+                with self._place.reading(run) as journal:
+                    self._runs[run] = replay(run, journal.checked())
+                    self.torn[run] = journal.torn_bytes
             except FileNotFoundError:
                 known = ", ".join(self.ids()[-5:]) or "none"
                 msg = f"the checkpoint holds no run {run!r}; the last ones are: {known} (--ff-history lists all)"
                 raise CheckpointError(msg) from None
-            told = fold(records).runs or (blank(run),)
-            if len(told) != 1 or told[0].id != run:
-                msg = f"the journal of run {run} tells of other runs: it is from elsewhere"
-                raise CheckpointDamaged(msg)
-            self._runs[run] = told[0]
-            self.torn[run] = scan.torn_bytes
         return self._runs[run]
 
     def chosen(self, run: str = "") -> RunRecord | None:
@@ -307,8 +301,8 @@ class Keeper:
             try:
                 if isinstance(event, RunEnded):
                     self._commit.commit()
-                for record in self._recorder(event):
-                    self._journal.append(record)
+                for text in self._recorder.texts(event):
+                    self._journal.append_text(text)
                 self._described = self._described or isinstance(event, RunBegan)
             except CheckpointUnwritable as error:
                 self.broken = error

@@ -6,13 +6,14 @@ does not know is ignored. It reads no files; whoever does has checked every line
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from operator import itemgetter
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pytest_flowforge.core.model import TaskId
 from pytest_flowforge.core.records import (
     FORMAT,
+    STATES,
     TaskRecord,
     key_of,
     to_fingerprint,
@@ -26,9 +27,11 @@ from pytest_flowforge.errors import CheckpointDamaged, CheckpointError, Checkpoi
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from pytest_flowforge.core.fingerprint import Fingerprint
+    from pytest_flowforge.core.model import TaskId
     from pytest_flowforge.core.records import Record
 
-__all__ = ["Checkpoint", "RunRecord", "blank", "carry", "fold"]
+__all__ = ["Checkpoint", "RunRecord", "carry", "fold", "replay"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,30 +103,33 @@ def carry(
     return {task: record for task, record in outside if task in here or not is_gone(task)}
 
 
-def blank(run: str) -> RunRecord:
-    """Return what is known of a run that was ended before it had said anything."""
-    return _Story(run).told()
-
-
 def fold(records: Iterable[Record]) -> Checkpoint:
     """Return the runs that *records* tell of, whichever journals and in whichever order they come from.
 
-    The order within a run is that of their sequence numbers ``s``; runs are ordered by their ids. Raises
-    :class:`CheckpointVersion` for a newer format and :class:`CheckpointDamaged` for a record that makes no sense.
+    The order within a run is that of their sequence numbers ``s``; runs are ordered by their ids. Raises what
+    :func:`replay` does.
     """
     by_run: dict[str, list[Record]] = {}
     for record in records:
         by_run.setdefault(record["run"], []).append(record)
-    return Checkpoint(tuple(_run(run, by_run[run]) for run in sorted(by_run)))
+    return Checkpoint(tuple(replay(run, sorted(by_run[run], key=itemgetter("s"))) for run in sorted(by_run)))
 
 
-def _run(run: str, records: list[Record]) -> RunRecord:
+def replay(run: str, records: Iterable[Record]) -> RunRecord:
+    """Return what *records*, those of one journal as they were written, tell of *run*; none of them is kept.
+
+    Raises :class:`CheckpointVersion` for a newer format and :class:`CheckpointDamaged` for a record that makes no
+    sense there.
+    """
     story = _Story(run)
-    for record in sorted(records, key=lambda record: int(record["s"])):
+    for record in records:
         take = _TAKERS.get(record["ev"])
         if take is None:
             continue
         try:
+            if record["run"] != run:
+                msg = f"it is of run {record['run']}"
+                raise ValueError(msg)  # noqa: TRY301  (with everything else that makes no sense)
             take(story, record)
         except (KeyError, TypeError, ValueError, AttributeError) as wrong:
             msg = (
@@ -143,7 +149,12 @@ class _Story:
         self.began: float | None = None
         self.ended: float | None = None
         self.stopped = ""
-        self.tasks: dict[TaskId, TaskRecord] = {}
+        #: What the tasks of the graph are made of, in the order of declaration.
+        self.prints: dict[TaskId, Fingerprint] = {}
+        #: The attempts that began and have not ended.
+        self.running: dict[TaskId, int] = {}
+        #: What became of the tasks whose last attempt has ended, and of those that were inherited.
+        self.ends: dict[TaskId, TaskRecord] = {}
         self.carried: dict[TaskId, TaskRecord] = {}
         self.declared = 0
         self.inherited = 0
@@ -151,7 +162,6 @@ class _Story:
     def told(self) -> RunRecord:
         start = self.start
         whole = (start.get("tasks"), start.get("inherits")) == (self.declared, self.inherited)
-        states = self.tasks.items()
         return RunRecord(
             id=self.run,
             began=self.began or 0.0,
@@ -161,11 +171,16 @@ class _Story:
             argv=tuple(start.get("argv", ())),
             graph_digest=start.get("graph", ""),
             complete=self.began is not None and whole,
-            tasks=MappingProxyType(self.tasks),
+            tasks=MappingProxyType({task: self._standing(task) for task in self.prints}),
             carried=MappingProxyType(self.carried),
             rolls_back=start.get("back", ""),
-            in_doubt=tuple(task for task, record in states if record.state is TaskState.RUNNING),
+            in_doubt=tuple(task for task in self.prints if task in self.running),
         )
+
+    def _standing(self, task: TaskId) -> TaskRecord:
+        if task in self.running:
+            return TaskRecord(TaskState.RUNNING, self.running[task], fingerprint=self.prints[task])
+        return self.ends.get(task) or TaskRecord(fingerprint=self.prints[task])
 
     def on_started(self, record: Record) -> None:
         major, *_ = record["v"]
@@ -180,53 +195,61 @@ class _Story:
 
     def on_tasks(self, record: Record) -> None:
         for task, entry in record["tasks"].items():
-            self.tasks[TaskId(task)] = TaskRecord(fingerprint=to_fingerprint(entry))
+            self.prints[task] = to_fingerprint(entry)
         self.declared += len(record["tasks"])
 
     def on_inherits(self, record: Record) -> None:
         for task, entry in record["tasks"].items():
-            standing = to_task_record(entry)
-            known = self.tasks.get(TaskId(task))
-            if known is None:
-                self.carried[TaskId(task)] = standing
-            else:
-                # What it is made of now is what this run says. It was found to be the same.
-                self.tasks[TaskId(task)] = replace(standing, fingerprint=known.fingerprint)
+            fingerprint = self.prints.get(task)
+            # What a task of the graph is made of now is what this run says. It was found to be the same.
+            where = self.carried if fingerprint is None else self.ends
+            where[task] = to_task_record(entry, fingerprint)
         self.inherited += len(record["tasks"])
 
+    # The two that are met for each task.
+
     def on_task_started(self, record: Record) -> None:
-        task = TaskId(record["task"])
-        known = self.tasks[task]
-        # The first end of a task is its end: what a dying worker says afterwards changes nothing.
-        if known.state not in DONE:
-            self.tasks[task] = TaskRecord(TaskState.RUNNING, int(record["try"]), fingerprint=known.fingerprint)
+        task = record["task"]
+        if self._may_go_on(task):
+            self.running[task] = int(record["try"])
 
     def on_task_ended(self, record: Record) -> None:
-        task = TaskId(record["task"])
-        known = self.tasks[task]
-        if known.state in DONE:
+        task = record["task"]
+        if not self._may_go_on(task):
             return
-        outcome = record.get("outcome") or {}
-        message = str(outcome.get("message", ""))
-        kind = str(outcome.get("kind", ""))
-        self.tasks[task] = TaskRecord(
-            TaskState(record["state"]),
+        outcome = record.get("outcome") or _NO_OUTCOME
+        self.ends[task] = TaskRecord(
+            STATES[record["state"]],
             int(record["try"]),
-            str(record.get("because", message)),
+            str(record.get("because", outcome.get("message", ""))),
             float(record.get("dur", 0.0)),
             to_result_ref(record.get("result")),
-            to_fingerprint(record["print"]) if "print" in record else known.fingerprint,
-            failure=kind,
-            made=(self.run, int(record["s"])),
-            built_on=str(record.get("on", "")),
-            outputs=to_pairs(record.get("outputs", {})),
-            expected=bool(outcome.get("expected", False)),
+            to_fingerprint(record["print"]) if "print" in record else self.prints[task],
+            "",
+            str(outcome.get("kind", "")),
+            (self.run, int(record["s"])),
+            str(record.get("on", "")),
+            to_pairs(record.get("outputs")),
+            bool(outcome.get("expected", False)),
         )
+        self.running.pop(task, None)
+
+    def _may_go_on(self, task: TaskId) -> bool:
+        """Whether *task*, which has to be declared, has not ended.
+
+        The first end of a task is its end: what a dying worker says afterwards changes nothing.
+        """
+        end = self.ends.get(task)
+        if end is None:
+            return self.prints[task] is not None
+        return end.state not in DONE
 
     def on_ended(self, record: Record) -> None:
         self.ended = float(record["t"])
         self.stopped = str(record.get("because", ""))
 
+
+_NO_OUTCOME: Mapping[str, Any] = MappingProxyType({})
 
 _TAKERS: dict[str, Callable[[_Story, Record], None]] = {
     "run_started": _Story.on_started,

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORMAT",
+    "STATES",
     "Record",
     "Recorder",
     "ResultRef",
@@ -47,6 +48,9 @@ Record: TypeAlias = dict[str, Any]
 
 _quote = json.encoder.encode_basestring_ascii
 _encode = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
+
+#: The states by the words that are written.
+STATES: Mapping[str, TaskState] = {state.value: state for state in TaskState}
 
 #: Characters of a message that are kept: a record is one line of at most 1 MiB.
 _LONGEST_TEXT = 2000
@@ -131,40 +135,58 @@ def to_result_ref(entry: object) -> ResultRef | None:
         msg = f"a reference to a result is a list, and not {entry!r:.80}"
         raise TypeError(msg)
     run, segment, offset, length, sha256, codec, *_ = entry
-    for text in (run, segment, sha256, codec):
-        _checked(text, str)
-    return ResultRef(run, segment, _natural(offset), _natural(length), sha256, codec)
+    # All at once: there is one for each task.
+    if not (
+        isinstance(run, str)
+        and isinstance(segment, str)
+        and isinstance(offset, int)
+        and isinstance(length, int)
+        and isinstance(sha256, str)
+        and isinstance(codec, str)
+        and offset >= 0
+        and length >= 0
+    ):
+        msg = f"no reference to a result looks like {entry!r:.160}"
+        raise ValueError(msg)
+    return ResultRef(run, segment, offset, length, sha256, codec)
 
 
-def to_task_record(entry: Mapping[str, Any]) -> TaskRecord:
-    """Return the record *entry* was made from; raise :class:`ValueError` or :class:`TypeError` when it is none."""
-    fingerprint = entry.get("print")
+def to_task_record(entry: Mapping[str, Any], fingerprint: Fingerprint | None = None) -> TaskRecord:
+    """Return the record *entry* was made from, or with another *fingerprint* than it has.
+
+    Raises :class:`KeyError`, :class:`ValueError` or :class:`TypeError` when it is none.
+    """
+    print_ = entry.get("print")
     run, sequence, *_ = entry.get("made", ("", -1))
     return TaskRecord(
-        state=TaskState(entry.get("state", "pending")),
-        attempts=_natural(entry.get("try", 0)),
-        because=_checked(entry.get("because", ""), str),
-        seconds=float(entry.get("dur", 0.0)),
-        result=to_result_ref(entry.get("result")),
-        fingerprint=to_fingerprint(fingerprint) if fingerprint else None,
-        reused_from=_checked(entry.get("from", ""), str),
-        failure=_checked(entry.get("failure", ""), str),
-        made=(_checked(run, str), _checked(sequence, int)),
-        built_on=_checked(entry.get("on", ""), str),
-        outputs=to_pairs(entry.get("outputs", {})),
-        expected=bool(entry.get("expected", False)),
+        STATES[entry.get("state", "pending")],
+        _natural(entry.get("try", 0)),
+        _checked(entry.get("because", ""), str),
+        float(entry.get("dur", 0.0)),
+        to_result_ref(entry.get("result")),
+        fingerprint or (to_fingerprint(print_) if print_ else None),
+        _checked(entry.get("from", ""), str),
+        _checked(entry.get("failure", ""), str),
+        (_checked(run, str), _checked(sequence, int)),
+        _checked(entry.get("on", ""), str),
+        to_pairs(entry.get("outputs")),
+        bool(entry.get("expected", False)),
     )
 
 
 def to_fingerprint(entry: Sequence[Any]) -> Fingerprint:
     """Return the fingerprint *entry* was made from; raise :class:`ValueError` or :class:`TypeError`."""
     code, parameters, *more = entry
-    extra = more[0] if more else {}
-    shown = more[1] if more[1:] else {}
-    return Fingerprint(_checked(code, str), _checked(parameters, str), to_pairs(extra), to_pairs(shown))
+    for text in (code, parameters):
+        if not isinstance(text, str):
+            msg = f"{text!r:.80} is no digest"
+            raise TypeError(msg)
+    if not more:
+        return Fingerprint(code, parameters)
+    return Fingerprint(code, parameters, to_pairs(more[0]), to_pairs(more[1]) if more[1:] else ())
 
 
-def to_pairs(entry: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+def to_pairs(entry: Mapping[str, Any] | None) -> tuple[tuple[str, str], ...]:
     """Return the pairs of texts that *entry* was made from; raise :class:`TypeError` when it is none."""
     return tuple((what, _checked(digest, str)) for what, digest in entry.items()) if entry else ()
 

@@ -15,9 +15,11 @@ import os
 import struct
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_flowforge.errors import ResultDamaged
+from pytest_flowforge.storage.files import unwritable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from pytest_flowforge.core.records import ResultRef
     from pytest_flowforge.storage.files import Files, Folder
 
-__all__ = ["CHUNK", "LARGE", "Blob", "Home", "Source", "damaged", "describe", "table"]
+__all__ = ["CHUNK", "LARGE", "Blob", "Home", "Source", "damaged", "describe", "small_lengths", "small_parts", "table"]
 
 #: Results of more bytes than this get a file of their own.
 LARGE = 1 << 20
@@ -34,9 +36,10 @@ LARGE = 1 << 20
 #: Bytes that are written, read and hashed at a time. It is part of the format, see above.
 CHUNK = 4 << 20
 
-_HASHERS = max(2, min(4, os.cpu_count() or 1))
+#: The shortest table: of one length.
+_TABLE = struct.Struct("<QI")
 
-_T = TypeVar("_T")
+_HASHERS = max(2, min(4, os.cpu_count() or 1))
 
 
 def describe(ref: ResultRef) -> str:
@@ -54,6 +57,31 @@ def table(lengths: Sequence[int]) -> bytes:
     return struct.pack(f"<{len(lengths)}QI", *lengths, len(lengths))
 
 
+def small_lengths(ref: ResultRef, data: bytes, end: int) -> Sequence[int]:
+    """Return the lengths of the parts of a small result, whose table ends at *end*.
+
+    They are not verified yet, but add up to what is there; :class:`ResultDamaged` is raised when they do not.
+    """
+    if len(data) != ref.length or end < _TABLE.size:
+        raise damaged(ref)
+    first, count = _TABLE.unpack_from(data, end - _TABLE.size)
+    start = end - 4 - 8 * count
+    if count == 1 and first == start:
+        return (first,)
+    if not count or start < 0:
+        raise damaged(ref)
+    lengths = struct.unpack_from(f"<{count}Q", data, start)
+    if sum(lengths) != start:
+        raise damaged(ref)
+    return lengths
+
+
+def small_parts(data: bytes, lengths: Sequence[int]) -> list[Any]:
+    """Return the parts of a small result, which have these lengths, each in memory that can be written."""
+    ends = accumulate(lengths)
+    return [bytearray(data[end - length : end]) for end, length in zip(ends, lengths, strict=True)]
+
+
 class Home(Protocol):
     """Where the bytes of results go."""
 
@@ -66,9 +94,6 @@ class Home(Protocol):
     def results(self) -> Folder:
         """Return the folder for large results."""
 
-    def append(self, data: bytes) -> tuple[str, int]:
-        """Store a small result; return the name of its file and the offset in it."""
-
     def adopt(self, temporary: str, fd: int, digest: bytes) -> str:
         """Store a large result that is whole in the file *temporary*; return the name of its file."""
 
@@ -76,30 +101,31 @@ class Home(Protocol):
 class Blob:
     """One result on its way to the disk: in memory as long as it is small, then in a temporary file.
 
-    Nothing large is copied: what was handed in is hashed and written at the same time.
+    ``size`` is how many bytes were written. Most results are small, and cost little more than what they are.
     """
+
+    __slots__ = ("_home", "_parts", "_spilled", "size")
 
     def __init__(self, home: Home) -> None:
         self._home = home
-        self._files = home.files
-        self._hash = home.sha256()
         self._parts: list[Any] = []
-        self._temporary = ""
-        self._fd = -1
-        self._hasher: ThreadPoolExecutor | None = None
-        self._digest: bytes | None = None
+        self._spilled: _Spilled | None = None
         self.size = 0
 
     def write(self, data: Any, /) -> int:
+        if type(data) is bytes and self._spilled is None and self.size + len(data) <= LARGE:
+            self._parts.append(data)
+            self.size += len(data)
+            return len(data)
         view = memoryview(data).cast("B")
         self.size += len(view)
-        if self._fd < 0:
+        if self._spilled is not None:
+            self._spilled.write(view)
+        else:
             # A view of what may change later is no copy of it.
             self._parts.append(data if type(data) is bytes else view)
             if self.size > LARGE:
                 self._spill()
-        else:
-            self._emit(view)
         return len(view)
 
     def add(self, buffer: memoryview) -> int:
@@ -107,77 +133,94 @@ class Blob:
         if buffer.nbytes < LARGE:
             return self.write(buffer)
         self.size += buffer.nbytes
-        if self._hasher is None:
-            self._spill()
-        # The pieces are there already: they are hashed side by side while they are written.
-        digests = [self._submit(self._digest_of, piece) for piece in _pieces(buffer)]
-        self._out(buffer)
-        for digest in digests:
-            self._hash.update(digest.result())
+        self._spill().add(buffer)
         return buffer.nbytes
 
     def restart(self) -> None:
         self.close()
-        self._hash = self._home.sha256()
         self._parts.clear()
         self.size = 0
 
     def digest(self) -> bytes:
         """Return the SHA-256 of what was written; what is written afterwards does not count."""
-        if self._fd < 0:
-            data = b"".join(self._parts)
-            self._parts[:] = [data]
-            self._hash.update(data)
-        self._digest = self._hash.digest()
-        return self._digest
+        if self._spilled is not None:
+            return self._spilled.digest()
+        content = b"".join(self._parts)
+        self._parts[:] = [content]
+        return bytes(self._home.sha256(content).digest())
 
-    def keep(self) -> tuple[str, int]:
-        """Store what was written; return the name of the file and the offset in it."""
-        if self._fd < 0:
-            return self._home.append(b"".join(self._parts))
-        name = self._home.adopt(self._temporary, self._fd, self._digest or b"")
-        self._temporary = ""
-        return name, 0
+    def small(self) -> bytes | None:
+        """Return what was written if it is a small result; otherwise it is to be kept."""
+        return None if self._spilled is not None else b"".join(self._parts)
+
+    def keep(self, digest: bytes) -> str:
+        """Store what was written, which has this digest, as a large result; return the name of its file."""
+        return self._spill().keep(digest)
 
     def close(self) -> None:
         """Free everything; a file that was not kept is removed."""
-        if self._hasher is not None:
-            self._hasher.shutdown(cancel_futures=True)
-            self._hasher = None
-        if self._fd >= 0:
-            self._files.close(self._fd)
-            self._fd = -1
-        if self._temporary:
-            with contextlib.suppress(OSError):
-                self._home.results().remove(self._temporary)
-            self._temporary = ""
+        if self._spilled is not None:
+            self._spilled.close()
+            self._spilled = None
 
-    def _spill(self) -> None:
+    def _spill(self) -> _Spilled:
+        if self._spilled is None:
+            self._spilled = _Spilled(self._home)
+            parts, self._parts = self._parts, []
+            for part in parts:
+                self._spilled.write(memoryview(part))
+        return self._spilled
+
+
+class _Spilled:
+    """A large result in a temporary file. Nothing is copied: what comes is hashed and written at the same time."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._files = home.files
+        self._hash = home.sha256()
+        self._digested = False
         temporary = f".tmp-{self._files.urandom(16).hex()}"
-        self._fd = self._home.results().create(temporary)
+        self._fd = home.results().create(temporary)
         self._temporary = temporary
         self._hasher = _hashers()
-        parts, self._parts = self._parts, []
-        for part in parts:
-            self._emit(memoryview(part))
 
-    def _emit(self, view: memoryview) -> None:
+    def write(self, view: memoryview) -> None:
         """Write a part of the stream, or what follows the buffers."""
         for piece in _pieces(view):
             # Small pieces are not worth a message to a thread; and what comes later must not be hashed earlier.
             hashed = None
-            if self._digest is None:
+            if not self._digested:
                 if len(piece) >= LARGE:
-                    hashed = self._submit(self._hash.update, piece)
+                    hashed = self._hasher.submit(self._hash.update, piece)
                 else:
                     self._hash.update(piece)
             self._out(piece)
             if hashed is not None:
                 hashed.result()
 
-    def _submit(self, work: Callable[[memoryview], _T], piece: memoryview) -> Future[_T]:
-        assert self._hasher is not None, "only what is spilled is hashed by threads"  # noqa: S101  (an invariant)
-        return self._hasher.submit(work, piece)
+    def add(self, buffer: memoryview) -> None:
+        """Write a large buffer: its pieces are there already, and are hashed side by side while they are written."""
+        digests = [self._hasher.submit(self._digest_of, piece) for piece in _pieces(buffer)]
+        self._out(buffer)
+        for digest in digests:
+            self._hash.update(digest.result())
+
+    def digest(self) -> bytes:
+        self._digested = True
+        return bytes(self._hash.digest())
+
+    def keep(self, digest: bytes) -> str:
+        name = self._home.adopt(self._temporary, self._fd, digest)
+        self._temporary = ""
+        return name
+
+    def close(self) -> None:
+        self._hasher.shutdown(cancel_futures=True)
+        self._files.close(self._fd)
+        if self._temporary:
+            with contextlib.suppress(OSError):
+                self._home.results().remove(self._temporary)
 
     def _digest_of(self, piece: memoryview) -> bytes:
         return bytes(self._home.sha256(piece).digest())
@@ -186,7 +229,11 @@ class Blob:
         for piece in _pieces(view):
             rest = piece
             while rest:
-                rest = rest[self._files.write(self._fd, rest) :]
+                try:
+                    rest = rest[self._files.write(self._fd, rest) :]
+                except OSError as error:
+                    # Told apart from those that a value raises while it is encoded.
+                    raise unwritable(self._temporary, error) from error
 
 
 def _pieces(view: memoryview) -> Iterator[memoryview]:
@@ -199,7 +246,7 @@ def _hashers() -> ThreadPoolExecutor:
 
 
 class Source:
-    """Reads and hashes the bytes of one result, from the first to the last."""
+    """Reads and hashes the bytes of one large result, from the first to the last."""
 
     def __init__(self, files: Files, fd: int, ref: ResultRef, sha256: Callable[..., Any]) -> None:
         self._files = files
@@ -208,17 +255,12 @@ class Source:
         self._sha256 = sha256
         self._hash = sha256()
         self._done = 0
-        #: A small result is read at once.
-        self._all = files.pread(fd, ref.length, ref.offset) if ref.length <= LARGE else None
 
     def at(self, start: int, length: int) -> bytes:
         """Return *length* bytes from *start* on; raise :class:`ResultDamaged` when there are less."""
         if start < 0:
             raise damaged(self._ref)
-        if self._all is not None:
-            data = self._all[start : start + length]
-        else:
-            data = self._files.pread(self._fd, length, self._ref.offset + start)
+        data = self._files.pread(self._fd, length, self._ref.offset + start)
         if len(data) != length:
             raise damaged(self._ref)
         return data
@@ -236,8 +278,6 @@ class Source:
 
     def parts(self, lengths: Sequence[int], *, keep: bool) -> list[Any]:
         """Read and hash parts of these lengths; return each in memory that can be written, if they are to be kept."""
-        if self._all is not None:
-            return [self._small_part(length) for length in lengths]
         stream, *buffers = lengths
         with _hashers() as hashers:
             parts = [self._part(stream, hashers, keep=keep, is_stream=True)]

@@ -12,6 +12,7 @@ import pickle
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_flowforge.errors import ResultUnstorable
+from pytest_flowforge.storage.jsontext import json_encoder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -66,7 +67,7 @@ class JsonCodec:
     signed = False
 
     def __init__(self) -> None:
-        self._encode = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
+        self._encode = json_encoder()
         self._decode = json.JSONDecoder().decode
 
     def accepts(self, value: Any) -> bool:
@@ -88,7 +89,7 @@ def is_plain(value: Any) -> bool:
     twice (JSON would make two of one).
     """
     if type(value) not in _CONTAINERS:
-        return _children([value]) is not None
+        return _children((value,)) is not None
     level: list[Any] = [value]
     seen: set[int] = set()
     for _ in range(_DEEPEST):
@@ -105,35 +106,34 @@ def is_plain(value: Any) -> bool:
     return False
 
 
-def _children(container: Any) -> list[Any] | None:
+def _children(container: Iterable[Any]) -> Sequence[Any] | None:
     """Return the lists and dicts in *container*; None when it holds anything that is not plain."""
     values = container
     if type(container) is dict:
-        if not (set(map(type, container)) <= {str} and _are_plain(container)):
-            return None
+        for key in container:
+            if type(key) is not str or not (key.isascii() or _is_text(key)):
+                return None
         values = container.values()
-    kinds = set(map(type, values))
-    if not (kinds <= _PLAIN and _are_plain(item for item in values if type(item) in _DOUBTFUL)):
-        return None
-    return [item for item in values if type(item) in _CONTAINERS] if kinds & _CONTAINERS else []
+    inner: list[Any] = []
+    # One plain loop: most containers are small, and each result is looked at.
+    for item in values:
+        kind = type(item)
+        if kind in _CONTAINERS:
+            inner.append(item)
+        elif not (item.isascii() or _is_text(item) if kind is str else kind in _SCALARS and _is_exact(item)):
+            return None
+    return inner
 
 
 _CONTAINERS = frozenset({list, dict})
-_PLAIN = _CONTAINERS | {type(None), bool, int, float, str}
-
-#: Scalars of which JSON does not give back every one.
-_DOUBTFUL = frozenset({int, float, str})
+_SCALARS = frozenset({type(None), bool, int, float})
 
 
-def _are_plain(scalars: Iterable[Any]) -> bool:
-    """Whether JSON gives back every one of these strings and numbers."""
-    for item in scalars:
-        if type(item) is str:
-            if not (item.isascii() or _is_text(item)):
-                return False
-        elif not -_LARGEST < item < _LARGEST and not (type(item) is float and math.isfinite(item)):
-            return False
-    return True
+def _is_exact(number: Any) -> bool:
+    """Whether JSON gives back this number; so it does for what is none."""
+    if number is None or -_LARGEST < number < _LARGEST:
+        return True
+    return type(number) is float and math.isfinite(number)
 
 
 def _is_text(text: str) -> bool:

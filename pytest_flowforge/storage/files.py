@@ -41,6 +41,10 @@ _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.EACCES, errno.EBADF, errno.EPER
 #: File descriptors from here on are out of the way of tasks that close what they do not know.
 _HIGH = 200
 
+#: What we make is for the current user alone, whatever the umask is: tasks may set it to anything.
+_FILE_MODE = 0o600
+_FOLDER_MODE = 0o700
+
 _OTHERS_CAN_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -85,6 +89,10 @@ def _read_into(fd: int, view: memoryview, offset: int) -> int:
     return len(data)
 
 
+def _keep_mode(fd: int, mode: int) -> None:
+    """Leave the mode of *fd* as it is."""
+
+
 class Files:
     """The functions of the operating system that a checkpoint needs, as they were when this was made."""
 
@@ -105,6 +113,9 @@ class Files:
         self.link = os.link
         self.unlink = os.unlink
         self.mkdir = os.mkdir
+        self.chmod = os.chmod
+        # Windows knows no such modes.
+        self.set_mode = getattr(os, "fchmod", _keep_mode)
         self.rmdir = os.rmdir
         self.listdir = os.listdir
         self.getpid = os.getpid
@@ -142,9 +153,10 @@ class Folder:
         """Open *path*; raise :class:`FileNotFoundError` when there is none and it is not to be made."""
         if create:
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with contextlib.suppress(FileExistsError):
-                    files.mkdir(path, 0o700)
+                _make_parents(path, files)
+                _make(files, str(path))
+            except FileExistsError:
+                pass
             except OSError as error:
                 raise unwritable(path, error) from error
         return cls._opened(path, files, str(path), None)
@@ -159,7 +171,7 @@ class Folder:
     def make(self, name: str) -> None:
         """Make the folder *name*; raise :class:`FileExistsError` when there is one."""
         try:
-            self.files.mkdir(self._at(name), 0o700, **self._dir_fd())
+            _make(self.files, self._at(name), **self._dir_fd())
         except FileExistsError:
             raise
         except OSError as error:
@@ -187,10 +199,15 @@ class Folder:
         """Make the new file *name* and return its descriptor; raise :class:`FileExistsError` when there is one."""
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _SAFELY | (os.O_APPEND if append else 0)
         try:
-            fd = self.files.open(self._at(name), flags, 0o600, **self._dir_fd())
+            fd = self.files.open(self._at(name), flags, _FILE_MODE, **self._dir_fd())
         except FileExistsError:
             raise
         except OSError as error:
+            raise unwritable(self.path / name, error) from error
+        try:
+            _set_mode(self.files, fd, _FILE_MODE)
+        except OSError as error:
+            self.files.close(fd)
             raise unwritable(self.path / name, error) from error
         return self.files.high(fd)
 
@@ -299,6 +316,51 @@ class Folder:
 
     def _dir_fd(self) -> dict[str, Any]:
         return {} if self._fd is None else {"dir_fd": self._fd}
+
+
+def _make(files: Files, at: str, **dir_fd: Any) -> None:
+    """Make the folder *at*, for the current user alone; raise :class:`OSError`."""
+    files.mkdir(at, _FOLDER_MODE, **dir_fd)
+    flags = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | _SAFELY
+    if not _HAS_DIR_FD:
+        return
+    try:
+        fd = files.open(at, flags, **dir_fd)
+    except PermissionError:
+        # The umask left us no right to open it. By name, then; where others could put a link there, it is opened, and
+        # refused, next.
+        files.chmod(at, _FOLDER_MODE, **dir_fd)
+        return
+    try:
+        _set_mode(files, fd, _FOLDER_MODE)
+    finally:
+        files.close(fd)
+
+
+def _set_mode(files: Files, fd: int, mode: int) -> None:
+    # File systems without modes refuse, and what others may write is refused when it is opened.
+    with contextlib.suppress(PermissionError):
+        files.set_mode(fd, mode)
+
+
+def _make_parents(path: Path, files: Files) -> None:
+    """Make the folders above *path* that are not there, usable whatever the umask is; raise :class:`OSError`.
+
+    They are not ours alone: what others may do there is said by the umask.
+    """
+    missing = []
+    for parent in path.parents:
+        try:
+            files.stat(parent)
+            break
+        except FileNotFoundError:
+            missing.append(parent)
+    for parent in reversed(missing):
+        with contextlib.suppress(FileExistsError):
+            files.mkdir(parent)
+            mode = stat.S_IMODE(files.stat(parent).st_mode)
+            if mode & _FOLDER_MODE != _FOLDER_MODE:
+                files.chmod(parent, mode | _FOLDER_MODE)
 
 
 def _checked(name: str) -> str:

@@ -11,21 +11,24 @@ import contextlib
 import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from json.scanner import make_scanner
+from typing import TYPE_CHECKING, Any, NamedTuple
 from zlib import crc32
 
 from pytest_flowforge.errors import CheckpointDamaged, CheckpointError
 from pytest_flowforge.storage.files import check_written, unwritable
+from pytest_flowforge.storage.jsontext import json_encoder
 
 if TYPE_CHECKING:
     import io
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from pytest_flowforge.errors import CheckpointUnwritable
     from pytest_flowforge.storage.files import Folder
 
-__all__ = ["JOURNAL", "LONGEST_LINE", "Damage", "Journal", "Scan", "repair", "scan", "scan_bytes"]
+__all__ = ["JOURNAL", "LONGEST_LINE", "Damage", "Journal", "Reading", "Scan", "reading", "repair", "scan", "scan_bytes"]
 
 JOURNAL = "journal.jsonl"
 
@@ -41,18 +44,24 @@ _TAIL = 16
 #: Digits of the largest number that is read: beyond, reading takes quadratic time.
 _MOST_DIGITS = 40
 
+#: As many digits as no number has whose length needs a closer look (a sign counts as well).
+_LONG_NUMBER = b"0" * _MOST_DIGITS
+_DIGITS_AS_ZEROS = bytes.maketrans(b"0123456789", b"0" * 10)
+
+#: The types of ``t``, ``ev`` and ``run``.
+_KINDS = frozenset({(float, str, str), (int, str, str)})
+
 _CHUNK = 1 << 20
 
 #: The end of a whole line. In a text its quotation marks would have backslashes.
 _CHECKSUM = re.compile(rb',"c":"([0-9a-f]{8})"\}')
 
 
-@dataclass(frozen=True, slots=True)
-class _Tip:
+class _Tip(NamedTuple):
     """Where the next line goes: its number, the checksum of the line before, and its offset in bytes."""
 
     sequence: int
-    checksum: str
+    checksum: int
     end: int
 
 
@@ -74,7 +83,7 @@ class Journal:
         # Bound now: tasks may replace what these names mean later.
         files = folder.files
         self._truncate, self._fstat, self._sync, self._getpid = files.truncate, files.fstat, files.sync, files.getpid
-        self._encode = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
+        self._encode = json_encoder()
         self._crc32 = crc32
         self._owner = self._getpid()
         fd = folder.create(name, append=True)
@@ -84,8 +93,8 @@ class Journal:
         except OSError as error:
             self._file.close()
             raise unwritable(self.path, error) from error
-        self._tip = _Tip(0, _FIRST, 0)
-        #: The line that is being written, and where the next one goes once it is.
+        self._tip = _Tip(0, 0, 0)
+        #: The lines that are being written, and where the next one goes once they are.
         self._open: tuple[bytes, _Tip] | None = None
         self._broken: CheckpointUnwritable | None = None
         self._synced = 0
@@ -103,12 +112,36 @@ class Journal:
         self._check()
         if self._open is not None:
             self._settle()
-        line, tip = self._line(record)
-        self._open = (line, tip)
-        self._write(line)
-        self._tip = tip
-        self._open = None
+        line, tip = self._line(record, self._tip)
+        self._put(line, tip)
         self._on_append()
+
+    def append_text(self, members: str) -> None:
+        """Write the record whose JSON, without the braces, is *members*; raise :class:`CheckpointUnwritable`."""
+        self._check()
+        if self._open is not None:
+            self._settle()
+        line, tip = self._framed(members, self._tip)
+        self._put(line, tip)
+        self._on_append()
+
+    def append_all(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Write *records* at once: all of them, or none when it raises what :meth:`append` does.
+
+        Only a process that is killed in the middle, or a disk that can not even be cut back, may leave the first few
+        and a torn one.
+        """
+        self._check()
+        if self._open is not None:
+            self._settle()
+        tip = self._tip
+        lines = []
+        for record in records:
+            line, tip = self._line(record, tip)
+            lines.append(line)
+        if lines:
+            self._put(b"".join(lines), tip)
+            self._on_append()
 
     def sync(self) -> None:
         """Make everything survive a power cut; raise :class:`CheckpointUnwritable`."""
@@ -135,25 +168,38 @@ class Journal:
         if self._broken is not None:
             raise self._broken
 
-    def _line(self, record: Mapping[str, Any]) -> tuple[bytes, _Tip]:
-        sequence, before, end = self._tip.sequence, self._tip.checksum, self._tip.end
+    def _line(self, record: Mapping[str, Any], place: _Tip) -> tuple[bytes, _Tip]:
+        """Return the line of *record* that goes to *place*, and where the next one goes."""
         try:
             members = self._encode(record)
         except (TypeError, ValueError, RecursionError) as wrong:
-            msg = f"record {sequence} of {self.path} can not be written as JSON: {wrong}"
+            msg = f"record {place.sequence} of {self.path} can not be written as JSON: {wrong}"
             raise CheckpointError(msg) from wrong
-        body = f'{{"s":{sequence},"p":"{before}",{members[1:-1]}'.encode("ascii")
-        checksum = f"{self._crc32(body):08x}"
-        line = b'%b,"c":"%b"}\n' % (body, checksum.encode("ascii"))
+        try:
+            return self._framed(members[1:-1], place)
+        except CheckpointError as wrong:
+            msg = f"{wrong} ({record.get('ev', '?')})"
+            raise CheckpointError(msg) from None
+
+    def _framed(self, members: str, place: _Tip) -> tuple[bytes, _Tip]:
+        sequence, before, end = place
+        body = f'{{"s":{sequence},"p":"{before:08x}",{members}'.encode("ascii")
+        checksum = self._crc32(body)
+        line = b'%b,"c":"%08x"}\n' % (body, checksum)
         if len(line) > LONGEST_LINE:
-            event = record.get("ev", "?")
-            msg = f"record {sequence} ({event}) of {self.path} has {len(line):,} bytes, and 1 MiB is the limit"
+            msg = f"record {sequence} of {self.path} has {len(line):,} bytes, and 1 MiB is the limit"
             raise CheckpointError(msg)
         return line, _Tip(sequence + 1, checksum, end + len(line))
 
-    def _write(self, line: bytes) -> None:
+    def _put(self, lines: bytes, tip: _Tip) -> None:
+        self._open = (lines, tip)
+        self._write(lines)
+        self._tip = tip
+        self._open = None
+
+    def _write(self, lines: bytes) -> None:
         try:
-            check_written(self._file.write(line), len(line))
+            check_written(self._file.write(lines), len(lines))
         except OSError as error:
             raise self._break(error) from error
 
@@ -162,13 +208,13 @@ class Journal:
         if self._open is None or self._tip is self._open[1]:
             self._open = None
             return
-        line, tip = self._open
+        lines, tip = self._open
         if self._fstat(self._file.fileno()).st_size != tip.end:
             try:
                 self._truncate(self._file.fileno(), self._tip.end)
             except OSError as error:
                 raise self._break(error) from error
-            self._write(line)
+            self._write(lines)
         self._tip = tip
         self._open = None
 
@@ -207,26 +253,90 @@ class Scan:
     def checked(self) -> list[dict[str, Any]]:
         """Return the records; raise :class:`CheckpointDamaged` if any are damaged."""
         if self.damage is not None:
-            msg = (
-                f"{self.path}:{self.damage.line} is damaged ({self.damage.reason}); {len(self.records)} good records"
-                " before it. 'pytest --flowforge --ff-repair' keeps those; without --ff-resume a new run ignores it"
-            )
-            raise CheckpointDamaged(msg)
+            raise _damaged(self.path, self.damage)
         return self.records
 
 
-def scan(folder: Folder, name: str = JOURNAL, *, most: int | None = None) -> Scan:
-    """Read a journal, or its first *most* records; raise :class:`FileNotFoundError`."""
+def _damaged(path: str, damage: Damage) -> CheckpointDamaged:
+    msg = (
+        f"{path}:{damage.line} is damaged ({damage.reason}); {damage.line - 1} good records before it."
+        " 'pytest --flowforge --ff-repair' keeps those; without --ff-resume a new run ignores it"
+    )
+    return CheckpointDamaged(msg)
+
+
+class Reading:
+    """Reads a journal, one good record after the other, and keeps none: of a long run they are a lot of memory.
+
+    What it says besides is known when all of them have been read: ``good_bytes`` and the rest are those of
+    :class:`Scan`.
+    """
+
+    def __init__(self, path: str, chunks: Iterator[bytes]) -> None:
+        self.path = path
+        self.good_bytes = 0
+        self.torn_bytes = 0
+        self.damage: Damage | None = None
+        self._chunks = chunks
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Yield the good records. To be asked once."""
+        before = _FIRST
+        for number, (line, plain) in enumerate(_lines(self._chunks)):
+            if self.damage is not None:
+                # What could not be read is not the last line, and so not a torn one.
+                self.torn_bytes = 0
+                return
+            wrong = _unreadable(line)
+            if wrong:
+                self.damage, self.torn_bytes = Damage(number + 1, wrong), len(line)
+                if _was_whole(line):
+                    self.torn_bytes = 0
+                    return
+                continue
+            try:
+                text = line.decode("ascii")
+                record = _parse(text, number, before, plain=plain)
+            except (ValueError, TypeError, RecursionError, MemoryError) as bad:
+                self.damage = Damage(number + 1, str(bad) or type(bad).__name__)
+                return
+            before = text[-11:-3]
+            self.good_bytes += len(line)
+            yield record
+        # Nothing came after it: it is a torn one.
+        self.damage = None
+
+    def checked(self) -> Iterator[dict[str, Any]]:
+        """Yield the records; raise :class:`CheckpointDamaged` behind the last good one if any are damaged."""
+        yield from self
+        if self.damage is not None:
+            raise _damaged(self.path, self.damage)
+
+
+@contextlib.contextmanager
+def reading(folder: Folder, name: str = JOURNAL) -> Iterator[Reading]:
+    """Open a journal for reading it record by record; raise :class:`FileNotFoundError`."""
     fd = folder.read(name)
     try:
-        return _scan(str(folder.path / name), _chunks(folder, fd), most)
+        yield Reading(str(folder.path / name), _chunks(folder, fd))
     finally:
         folder.files.close(fd)
 
 
+def scan(folder: Folder, name: str = JOURNAL, *, most: int | None = None) -> Scan:
+    """Read a journal, or its first *most* records; raise :class:`FileNotFoundError`."""
+    with reading(folder, name) as opened:
+        return _scan(opened, most)
+
+
 def scan_bytes(content: bytes, path: str = "journal") -> Scan:
     """Read the journal that *content* is."""
-    return _scan(path, iter([content]), None)
+    return _scan(Reading(path, iter([content])), None)
+
+
+def _scan(opened: Reading, most: int | None) -> Scan:
+    records = list(islice(opened, most))
+    return Scan(opened.path, records, opened.good_bytes, opened.torn_bytes, opened.damage)
 
 
 def _chunks(folder: Folder, fd: int) -> Iterator[bytes]:
@@ -237,44 +347,19 @@ def _chunks(folder: Folder, fd: int) -> Iterator[bytes]:
         offset += len(chunk)
 
 
-def _scan(path: str, chunks: Iterator[bytes], most: int | None) -> Scan:
-    records: list[dict[str, Any]] = []
-    good = 0
-    before = _FIRST
-    #: The line that could not be read, if it was the last one so far: that may be a torn one.
-    bad: Damage | None = None
-    bad_bytes = 0
-    lines = _lines(chunks)
-    for number, (line, whole) in enumerate(lines, start=1):
-        if bad is not None:
-            return Scan(path, records, good, 0, bad)
-        if len(records) == most:
-            break
-        wrong = _unreadable(line) if whole else "its end is missing"
-        if wrong:
-            bad, bad_bytes = Damage(number, wrong), len(line)
-            if _was_whole(line):
-                return Scan(path, records, good, 0, bad)
-            continue
-        try:
-            record = _parse(line, number - 1, before)
-        except (ValueError, TypeError, RecursionError, MemoryError) as wrong_record:
-            return Scan(path, records, good, 0, Damage(number, str(wrong_record) or type(wrong_record).__name__))
-        before = line[-11:-3].decode("ascii")
-        records.append(record)
-        good += len(line)
-    return Scan(path, records, good, bad_bytes if bad is not None else 0, None)
-
-
 def _lines(chunks: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
-    """Yield each line with its end, and whether it has one; never holds much more than the longest line."""
+    """Yield each line with its end, unless it has none, and whether it is plain (see :func:`_is_plain`).
+
+    Never holds much more than the longest line.
+    """
     rest = b""
     for chunk in chunks:
-        first, *others = (rest + chunk).split(b"\n")
-        for line in others:
-            yield first + b"\n", True
-            first = line
-        rest = first
+        block, end, rest = (rest + chunk).rpartition(b"\n")
+        if end:
+            # Asked for all of them at once: that is cheaper, and nearly always the answer is yes.
+            plain = _is_plain(block)
+            for line in block.split(end):
+                yield line + end, plain or _is_plain(line)
         if len(rest) > LONGEST_LINE and rest.strip(b"\0"):
             break
         if len(rest) > LONGEST_LINE:
@@ -284,12 +369,22 @@ def _lines(chunks: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
         yield rest, False
 
 
+def _is_plain(text: bytes) -> bool:
+    """Whether no number in *text* is too long, and the name of each member in it has its colon right behind it."""
+    # Outside of strings we write no blanks, and JSON has no tab and no CR within one.
+    if b"\t" in text or b"\r" in text or (b" " in text and b" :" in text):
+        return False
+    return _LONG_NUMBER not in text.translate(_DIGITS_AS_ZEROS)
+
+
 def _unreadable(line: bytes) -> str:
     """Return why *line* is none of ours, as far as can be told without parsing it."""
     if len(line) > LONGEST_LINE:
         return "line too long"
     tail = line[-_TAIL - 1 :]
     # Compared as text: hex digits in capitals are not what was written.
+    if not tail.endswith(b"\n"):
+        return "its end is missing"
     if not line.isascii() or tail != b',"c":"%08x"}\n' % crc32(line[: -_TAIL - 1]):
         return "bad checksum"
     return ""
@@ -306,19 +401,38 @@ def _was_whole(line: bytes) -> bool:
     )
 
 
-def _parse(line: bytes, sequence: int, before: str) -> dict[str, Any]:
-    record = _decode(line.decode("ascii"))
+def _parse(text: str, sequence: int, before: str, *, plain: bool) -> dict[str, Any]:
+    record = (_decode_plain(text) if plain else None) or _decode(text)
     if not isinstance(record, dict):
         msg = "no record"
         raise TypeError(msg)
-    if record.get("s") != sequence or record.get("p") != before:
+    try:
+        place, kinds = (record["s"], record["p"]), (type(record["t"]), type(record["ev"]), type(record["run"]))
+    except KeyError as missing:
+        msg = f"no {missing}"
+        raise ValueError(msg) from None
+    if place != (sequence, before):
         msg = "lines are missing, doubled or from elsewhere"
         raise ValueError(msg)
-    for name, kinds in (("t", (int, float)), ("ev", str), ("run", str)):
-        if not isinstance(record.get(name), kinds):
-            msg = f"no valid {name!r}"
-            raise TypeError(msg)
+    if kinds not in _KINDS:
+        msg = "no valid 't', 'ev' or 'run'"
+        raise TypeError(msg)
     return record
+
+
+def _decode_plain(text: str) -> dict[str, Any] | None:
+    """Return what :func:`_decode` would, in half the time; None when it might object, and has to be asked.
+
+    *text* is to be plain: then it has a ``":`` for each member, and maybe more of them in strings. When the record has
+    as many members as that, none occurs twice, in it or in what is in it.
+    """
+    try:
+        record, end = _scan_once(text, 0)
+    except (StopIteration, ValueError):
+        return None
+    if type(record) is dict and end == len(text) - 1 and text.count('":') == len(record):
+        return record
+    return None
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -342,6 +456,10 @@ def _constant(name: str) -> float:
 
 
 _decode = json.JSONDecoder(object_pairs_hook=_members, parse_int=_integer, parse_constant=_constant).decode
+#: Without a call into Python for each member and number. Returns the value at a place in a text, and where it ends.
+_scan_once: Callable[[str, int], tuple[Any, int]] = make_scanner(
+    json.JSONDecoder(parse_constant=_constant)  # type: ignore[arg-type]  # its stub names the wrong type
+)
 
 
 def repair(folder: Folder, name: str = JOURNAL) -> tuple[Scan, Path | None]:

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 
 from pytest_flowforge.errors import CheckpointDamaged, CheckpointError, CheckpointUnsafe, CheckpointVersion
 from pytest_flowforge.storage.files import Files, Folder, unwritable
-from pytest_flowforge.storage.journal import JOURNAL, Journal, Scan, repair, scan
+from pytest_flowforge.storage.journal import JOURNAL, Journal, Reading, Scan, reading, repair, scan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
 __all__ = ["Place"]
@@ -102,6 +102,12 @@ class Place:
         """Read the journal of *run*, or its first records; raise :class:`FileNotFoundError`."""
         with self._run(run) as folder:
             return scan(folder, most=most)
+
+    @contextlib.contextmanager
+    def reading(self, run: str) -> Iterator[Reading]:
+        """Open the journal of *run* for reading it record by record; raise :class:`FileNotFoundError`."""
+        with self._run(run) as folder, reading(folder) as opened:
+            yield opened
 
     def repair(self, run: str) -> tuple[Scan, Path | None]:
         """Keep the good records of the journal of *run*; see :func:`.journal.repair`."""

@@ -63,11 +63,14 @@ class GroupCommit:
 
     def touch(self) -> None:
         """There is something new; raise :class:`CheckpointUnwritable` when an earlier sync failed."""
+        if self._planned and self._broken is None:
+            # The thread takes what is new now with the rest. Asked first: it is asked for each record.
+            return
         if self._is_foreign():
             return
         if self.durability == "full":
             self.commit()
-        elif not self._planned and self.durability == "normal":
+        elif self.durability == "normal":
             self._planned = True
             self._thread = threading.Thread(target=self._work, name="flowforge-sync", daemon=True)
             self._thread.start()

@@ -7,27 +7,34 @@ before they are.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import re
-import struct
 import threading
 from typing import TYPE_CHECKING, Any
 
 from pytest_flowforge.core.records import ResultRef
 from pytest_flowforge.errors import (
     CheckpointError,
-    CheckpointUnwritable,
     ResultDamaged,
     ResultError,
     ResultMissing,
     ResultRefused,
     ResultUnstorable,
 )
-from pytest_flowforge.storage.blobs import Blob, Source, damaged, describe, table
+from pytest_flowforge.storage.blobs import (
+    LARGE,
+    Blob,
+    Source,
+    damaged,
+    describe,
+    small_lengths,
+    small_parts,
+    table,
+)
 from pytest_flowforge.storage.codec import Codec, JsonCodec, PickleCodec
-from pytest_flowforge.storage.files import Files, check_written, unwritable
+from pytest_flowforge.storage.files import Files, unwritable
 from pytest_flowforge.storage.keys import Key
+from pytest_flowforge.storage.segments import Segment, SegmentReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,6 +46,11 @@ __all__ = ["ResultStore"]
 
 _MARK = 32
 _SEGMENT = re.compile(r"[0-9a-f]{32}\.(?:seg|bin)", re.ASCII)
+
+#: How many small results are known to have been stored.
+_REMEMBERED = 10_000
+
+_NOTHING: tuple[bytes, list[Any]] = (b"", [])
 
 #: How many files of other processes are kept open for reading.
 _OPEN_FILES = 32
@@ -77,10 +89,13 @@ class ResultStore:
         self._lock = threading.Lock()
         self.sha256 = hashlib.sha256
         self._folder: Folder | None = None
-        self._segment: _Segment | None = None
+        self._segment: Segment | None = None
+        #: Where small results are, by codec and digest: what comes again is not written again. In a fork they are in
+        #: the file of its parent, and as good as there.
+        self._stored: dict[tuple[str, bytes], tuple[str, int]] = {}
         #: Whether names were made that a power cut would take.
         self._new_names = False
-        self._readers: dict[tuple[str, str], int] = {}
+        self._readers: dict[tuple[str, str], SegmentReader] = {}
 
     # Storing.
 
@@ -92,19 +107,37 @@ class ResultStore:
         codec = self._codec_for(value)
         blob = Blob(self)
         try:
-            buffers = codec.encode(value, blob)
+            buffers = _encoded(codec, value, blob)
             stream = blob.size
             blob.write(table([stream, *map(blob.add, buffers)]))
             digest = blob.digest()
-            if codec.signed:
-                blob.write(self._key.sign(codec.name, digest))
-            segment, offset = blob.keep()
+            length = blob.size + (_MARK if codec.signed else 0)
+            segment, offset = self._stored.get((codec.name, digest)) or self._store(blob, codec, digest)
         except OSError as error:
             raise unwritable(self._what, error) from error
         finally:
             blob.close()
         self._on_put()
-        return ResultRef(self._run, segment, offset, blob.size, digest.hex(), codec.name)
+        return ResultRef(self._run, segment, offset, length, digest.hex(), codec.name)
+
+    def _store(self, blob: Blob, codec: Codec, digest: bytes) -> tuple[str, int]:
+        """Write what is new; return the name of the file and the offset in it."""
+        if codec.signed:
+            blob.write(self._sign(codec, digest))
+        data = blob.small()
+        if data is None:
+            return blob.keep(digest), 0
+        place = self._append(data)
+        if len(self._stored) < _REMEMBERED:
+            self._stored[codec.name, digest] = place
+        return place
+
+    def _sign(self, codec: Codec, digest: bytes) -> bytes:
+        try:
+            return self._key.sign(codec.name, digest)
+        except CheckpointError as error:
+            msg = f"can not be stored: there is no key to sign it with ({error}; or set FLOWFORGE_KEY)"
+            raise ResultUnstorable(msg) from error
 
     @property
     def dirty(self) -> bool:
@@ -126,8 +159,8 @@ class ResultStore:
 
     def close(self) -> None:
         """Close all files, without syncing them."""
-        for fd in self._readers.values():
-            self.files.close(fd)
+        for reader in self._readers.values():
+            self.files.close(reader.fd)
         self._readers.clear()
         if self._segment is not None:
             self.files.close(self._segment.fd)
@@ -150,12 +183,12 @@ class ResultStore:
                 raise unwritable(self._what, error) from error
         return self._folder
 
-    def append(self, data: bytes) -> tuple[str, int]:
+    def _append(self, data: bytes) -> tuple[str, int]:
         """Append the small result *data* to the file of this process; return where it is."""
         with self._lock:
             if self._segment is None or self._segment.owner != self.files.getpid():
                 # Made before it is known: another process must not append to the file of this one.
-                self._segment = _Segment(self.results())
+                self._segment = Segment(self.results())
                 self._new_names = True
             return self._segment.name, self._segment.append(data)
 
@@ -185,7 +218,7 @@ class ResultStore:
     def fault(self, ref: ResultRef) -> str:
         """Return why the result can not be loaded (``"result missing"``), or nothing.
 
-        All of it is read and verified; nothing is decoded.
+        All of it is read and verified; nothing is decoded. Small results beside each other are read together.
         """
         try:
             self._verified(ref, self._allowed(ref), keep=False)
@@ -198,99 +231,86 @@ class ResultStore:
         if codec is None:
             msg = f"{describe(ref)} says it is {ref.codec!r:.40}, and only {', '.join(self._codecs)} is allowed here"
             raise ResultRefused(msg)
-        if not _SEGMENT.fullmatch(ref.segment):
-            msg = f"{ref.segment!r:.100} is no name of a file with results: its task has to run again"
-            raise ResultDamaged(msg)
         return codec
 
     def _verified(self, ref: ResultRef, codec: Codec, *, keep: bool) -> tuple[Any, list[Any]]:
         """Return stream and buffers (or nothing, unless they are to be kept), whose every byte has been verified."""
-        extra = _MARK if codec.signed else 0
+        read = self._small if ref.length <= LARGE else self._large
         try:
-            fd, close = self._open(ref)
-            try:
-                return self._read(fd, ref, extra, codec, keep=keep)
-            finally:
-                if close:
-                    self.files.close(fd)
+            return read(ref, codec, keep=keep)
         except FileNotFoundError:
             msg = f"{describe(ref)} is not there any more: its task has to run again"
             raise ResultMissing(msg) from None
-        except (OSError, struct.error) as wrong:
+        except (OSError, OverflowError) as wrong:
             msg = f"{describe(ref)} can not be read ({wrong}): its task has to run again"
             raise ResultDamaged(msg) from wrong
-        except CheckpointUnwritable:
-            # Of the key: that is no fault of the result.
-            raise
         except CheckpointError as wrong:
             raise ResultRefused(str(wrong)) from wrong
 
-    def _read(self, fd: int, ref: ResultRef, extra: int, codec: Codec, *, keep: bool) -> tuple[Any, list[Any]]:
-        if self.files.fstat(fd).st_size < ref.offset + ref.length:
-            # Asked before any memory is set aside for it.
-            raise damaged(ref)
-        source = Source(self.files, fd, ref, self.sha256)
-        lengths = source.lengths(ref.length - extra)
-        parts = source.parts(lengths, keep=keep)
-        digest = source.finish(ref.length - extra)
+    def _small(self, ref: ResultRef, codec: Codec, *, keep: bool) -> tuple[Any, list[Any]]:
+        data = self._bytes(ref, ahead=not keep)
+        end = ref.length - (_MARK if codec.signed else 0)
+        lengths = small_lengths(ref, data, end)
+        self._check(ref, codec, self.sha256(data[:end]).digest(), data[end:])
+        if not keep:
+            return _NOTHING
+        stream, *buffers = small_parts(data, lengths)
+        return stream, buffers
+
+    def _large(self, ref: ResultRef, codec: Codec, *, keep: bool) -> tuple[Any, list[Any]]:
+        fd = self._open(ref)
+        try:
+            if self.files.fstat(fd).st_size < ref.offset + ref.length:
+                # Asked before any memory is set aside for it.
+                raise damaged(ref)
+            end = ref.length - (_MARK if codec.signed else 0)
+            source = Source(self.files, fd, ref, self.sha256)
+            stream, *buffers = source.parts(source.lengths(end), keep=keep)
+            self._check(ref, codec, source.finish(end), source.at(end, ref.length - end))
+        finally:
+            self.files.close(fd)
+        return (stream, buffers) if keep else _NOTHING
+
+    def _check(self, ref: ResultRef, codec: Codec, digest: bytes, mark: bytes) -> None:
         if digest.hex() != ref.sha256:
             raise damaged(ref)
-        if codec.signed and not self._key.vouches(source.at(ref.length - _MARK, _MARK), codec.name, digest):
+        if codec.signed and not self._key.vouches(mark, codec.name, digest):
             msg = (
                 f"{describe(ref)} was not stored with this key, and is not loaded: its task has to run again"
                 " (results travel between machines only with the same FLOWFORGE_KEY)"
             )
             raise ResultRefused(msg)
-        return (parts[0], parts[1:]) if keep else (b"", [])
 
-    def _open(self, ref: ResultRef) -> tuple[int, bool]:
-        """Return a descriptor of the file, and whether it is to be closed after use."""
+    def _bytes(self, ref: ResultRef, *, ahead: bool) -> bytes:
+        """Return the bytes of a small result, read now, or *ahead*: together with what is beside it."""
         key = (ref.run, ref.segment)
+        reader = self._readers.get(key)
+        if reader is not None:
+            return (reader.next_piece if ahead else reader.piece)(ref.offset, ref.length)
+        reader = SegmentReader(self.files, self._open(ref))
         with self._lock:
-            if key in self._readers:
-                return self._readers[key], False
-        with self._place.results(ref.run) as folder:
-            fd = folder.read(ref.segment)
-        with self._lock:
-            if not ref.segment.endswith(".seg") or len(self._readers) >= _OPEN_FILES or key in self._readers:
-                return fd, True
-            self._readers[key] = fd
-        return fd, False
-
-
-class _Segment:
-    """The file to which one process appends its small results."""
-
-    def __init__(self, folder: Folder) -> None:
-        self._files = folder.files
-        self.owner = self._files.getpid()
-        self.name = f"{self._files.urandom(16).hex()}.seg"
-        self.fd = folder.create(self.name, append=True)
-        self._end = 0
-        self._synced = 0
-
-    @property
-    def dirty(self) -> bool:
-        return self._synced != self._end
-
-    def append(self, data: bytes) -> int:
-        """Append *data* and return its offset; when that fails the file is as before."""
-        offset = self._end
-        # Whatever an exception in the middle left behind: the next result goes behind it.
-        self._end = offset + len(data)
+            kept = ref.segment.endswith(".seg") and len(self._readers) < _OPEN_FILES and key not in self._readers
+            if kept:
+                self._readers[key] = reader
         try:
-            check_written(self._files.write(self.fd, data), len(data))
-        except OSError:
-            with contextlib.suppress(OSError):
-                self._files.truncate(self.fd, offset)
-            self._end = self._files.fstat(self.fd).st_size
-            raise
-        except BaseException:
-            self._end = self._files.fstat(self.fd).st_size
-            raise
-        return offset
+            return (reader.next_piece if ahead and kept else reader.piece)(ref.offset, ref.length)
+        finally:
+            if not kept:
+                self.files.close(reader.fd)
 
-    def sync(self) -> None:
-        end = self._end
-        self._files.sync(self.fd)
-        self._synced = end
+    def _open(self, ref: ResultRef) -> int:
+        """Return a descriptor of the file that holds the result."""
+        if not _SEGMENT.fullmatch(ref.segment):
+            msg = f"{ref.segment!r:.100} is no name of a file with results: its task has to run again"
+            raise ResultDamaged(msg)
+        with self._place.results(ref.run) as folder:
+            return folder.read(ref.segment)
+
+
+def _encoded(codec: Codec, value: Any, blob: Blob) -> Sequence[memoryview]:
+    try:
+        return codec.encode(value, blob)
+    except OSError as error:
+        # Of the value: its file is closed, its connection is lost. The disk is well.
+        msg = f"can not be stored ({type(error).__name__} while it was encoded: {error})"
+        raise ResultUnstorable(msg) from error

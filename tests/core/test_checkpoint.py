@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_flowforge.core.checkpoint import Checkpoint, RunRecord, carry, fold
+from pytest_flowforge.core.checkpoint import Checkpoint, RunRecord, carry, fold, replay
 from pytest_flowforge.core.engine import Engine, RunPolicy
 from pytest_flowforge.core.fingerprint import Fingerprint
 from pytest_flowforge.core.graph import TaskGraph
@@ -199,6 +199,15 @@ def test_the_first_end_of_a_task_is_its_end(state: str) -> None:
     world.records.append({**late, "state": state})
     world.records.append({**late, "s": 100, "ev": "task_started", "try": 2})
     assert world.current.tasks[tid("extract")].state is TaskState.SUCCESS
+
+
+def test_one_journal_is_read_as_it_comes() -> None:
+    world = World()
+    run = world.run(CHAIN, failing("transform"))
+    assert replay(run, iter(world.records)) == world.current
+    assert replay(run, ()).complete is False
+    with pytest.raises(CheckpointDamaged, match=r"run other: record 0 .*it is of run run001"):
+        replay("other", world.records)
 
 
 def test_a_newer_format_is_refused() -> None:

@@ -28,7 +28,7 @@ from pytest_flowforge.errors import (
     CheckpointVersion,
 )
 from pytest_flowforge.storage.files import Files, Folder
-from pytest_flowforge.storage.journal import JOURNAL, LONGEST_LINE, Journal, repair, scan, scan_bytes
+from pytest_flowforge.storage.journal import JOURNAL, LONGEST_LINE, Journal, _decode, reading, repair, scan, scan_bytes
 from pytest_flowforge.storage.locks import Holder, RunLock
 from pytest_flowforge.storage.places import Place
 from pytest_flowforge.storage.syncing import GroupCommit
@@ -114,6 +114,49 @@ def test_only_the_user_can_read_it(place: Folder) -> None:
     path = write(place)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+@posix
+@pytest.mark.parametrize("umask", [0o777, 0o277, 0o000])
+def test_what_is_made_has_its_mode_whatever_the_umask_is(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        place = Place.open(tmp_path / "above" / "place")
+        run = place.new_run(1000.0)
+        journal = begin(place, run)
+        journal.append(record(0))
+        with place.results(run) as results:
+            results.put("x.bin", b"result")
+        assert repair(place._run(run))[1] is None
+    finally:
+        os.umask(before)
+    made = [place.path, *place.path.rglob("*")]
+    assert len(made) == 8
+    assert {stat.S_IMODE(path.stat().st_mode) for path in made if path.is_dir()} == {0o700}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in made if path.is_file()} == {0o600}
+    assert stat.S_IMODE(place.path.parent.stat().st_mode) == 0o777 & ~umask | 0o700
+
+
+@posix
+def test_a_folder_that_the_umask_forbids_to_open_is_made_all_the_same(tmp_path: Path) -> None:
+    files = Files()
+    real = files.open
+
+    def strict(path: Any, flags: int, *rest: Any, **more: Any) -> int:
+        # As for everybody but root.
+        if flags & os.O_DIRECTORY and not files.stat(path, **more).st_mode & 0o400:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path, flags, *rest, **more)
+
+    files.open = strict
+    before = os.umask(0o777)
+    try:
+        with folder(tmp_path / "place", files) as place:
+            place.make("inner")
+            with place.folder("inner") as inner:
+                assert stat.S_IMODE(inner.path.stat().st_mode) == 0o700
+    finally:
+        os.umask(before)
 
 
 def test_any_text_is_written_as_ascii(place: Folder) -> None:
@@ -229,6 +272,83 @@ def test_damage_is_refused_and_located(text: bytes, good: int, where: int) -> No
         found.checked()
 
 
+MEMBERS = [
+    '"a":1',
+    '"a":2',
+    '"a" :1',
+    '"a"\t:1',
+    '"a"\r:1',
+    '"\\u0061":3',
+    '"b":{"c":1,"c":2}',
+    '"b":{"c":1,"d":2}',
+    '"b":[{"c":1},{"c":2}]',
+    '"b":{}',
+    '"e":"x\\":y"',
+    '"e":"x :y"',
+    '"e":"NaN"',
+    '"e":NaN',
+    '"e":[-Infinity]',
+    '"n":' + "9" * 39,
+    '"n":' + "9" * 40,
+    '"n":-' + "9" * 40,
+    '"n":' + "9" * 41,
+    '"n":0.' + "9" * 50,
+    '"n":[1,]',
+    '"s":0',
+    "{}",
+    "1",
+    "",
+]
+
+
+@given(
+    st.lists(st.sampled_from(MEMBERS), max_size=4), st.sampled_from(["{", " {", "[{", ""]), st.sampled_from(["", "]"])
+)
+def test_plain_lines_are_read_as_strictly_as_others(members: list[str], start: str, rest: str) -> None:
+    body = start + ",".join(['"s":0,"p":"00000000","t":1,"ev":"x","run":"r"', *members]) + rest
+    text = line(body)
+    try:
+        expected = _decode(text.decode())
+    except ValueError:
+        expected = None
+    found = scan_bytes(text)
+    assert found.records == ([expected] if isinstance(expected, dict) else [])
+    assert (found.damage is None) == bool(found.records)
+    # One odd line among plain ones makes no difference to any of them.
+    follows = line(f'{{"s":1,"p":"{text[-11:-3].decode()}","t":2,"ev":"x","run":"r"')
+    if found.records:
+        assert len(scan_bytes(text + follows).checked()) == 2
+
+
+def test_reading_keeps_no_record_and_says_what_it_found(place: Folder) -> None:
+    with write(place).open("ab") as file:
+        file.write(b"torn")
+    with reading(place) as opened:
+        records = opened.checked()
+        assert next(records)["number"] == 0
+        assert numbers(list(records)) == [1, 2, 3, 4, 5]
+    assert (opened.torn_bytes, opened.damage) == (4, None)
+    assert opened.good_bytes + opened.torn_bytes == (place.path / JOURNAL).stat().st_size
+
+
+def test_reading_raises_for_damage_behind_the_good_records(place: Folder) -> None:
+    path = write(place)
+    path.write_bytes(path.read_bytes().replace(b'"number":3', b'"number":4'))
+    read: list[int] = []
+    with reading(place) as opened, pytest.raises(CheckpointDamaged, match=r":4 is damaged .*3 good records"):
+        read.extend(entry["number"] for entry in opened.checked())
+    assert read == [0, 1, 2]
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 100, 1 << 20])
+def test_the_size_of_what_is_read_at_a_time_makes_no_difference(
+    place: Folder, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    write(place)
+    monkeypatch.setattr("pytest_flowforge.storage.journal._CHUNK", chunk)
+    assert numbers(scan(place).checked()) == list(range(6))
+
+
 @pytest.mark.parametrize("zeros", [1, 4096, 3 * LONGEST_LINE])
 def test_zeros_at_the_end_are_a_torn_record(place: Folder, zeros: int) -> None:
     with write(place).open("ab") as file:
@@ -305,8 +425,9 @@ def test_a_failed_sync_is_not_asked_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("when", ["before", "after", "half"])
+@pytest.mark.parametrize("count", [1, 3])
 def test_an_interrupted_append_is_finished_by_the_next(
-    place: Folder, monkeypatch: pytest.MonkeyPatch, when: str
+    place: Folder, monkeypatch: pytest.MonkeyPatch, when: str, count: int
 ) -> None:
     journal = begin(place)
     journal.append(record(0))
@@ -314,15 +435,76 @@ def test_an_interrupted_append_is_finished_by_the_next(
 
     def interrupted(data: bytes) -> None:
         if when != "before":
-            journal._file.write(data if when == "after" else data[:10])
+            journal._file.write(data if when == "after" else data[: len(data) * 2 // 3])
         raise KeyboardInterrupt
 
     monkeypatch.setattr(journal, "_write", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        journal.append(record(1))
+        journal.append(record(1)) if count == 1 else journal.append_all([record(1), record(2), record(3)])
     monkeypatch.setattr(journal, "_write", real)
-    journal.append(record(2))
-    assert numbers(scan(place).checked()) == [0, 1, 2]
+    journal.append_all([record(count + 1)])
+    assert numbers(scan(place).checked()) == list(range(count + 2))
+
+
+def test_several_records_are_written_at_once(tmp_path: Path) -> None:
+    files = BadFiles()
+    with folder(tmp_path / "place", files) as place:
+        told: list[int] = []
+        journal = Journal(place, on_append=lambda: told.append(files.log.count("write")))
+        _open.append(journal)
+        journal.append(record(0))
+        journal.append_all(record(number) for number in (1, 2, 3))
+        journal.append_all(())
+        journal.append(record(4))
+        assert told == [1, 2, 3]
+        assert numbers(scan(place).checked()) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("value", [object(), "x" * LONGEST_LINE], ids=["no JSON", "too long"])
+def test_one_record_that_is_refused_refuses_all_of_them(place: Folder, value: Any) -> None:
+    journal = begin(place)
+    with pytest.raises(CheckpointError, match="record 1 "):
+        journal.append_all([record(0), record(1, value=value), record(2)])
+    journal.append_all([record(3), record(4)])
+    assert numbers(scan(place).checked()) == [3, 4]
+
+
+def test_a_record_that_contains_itself_is_refused(place: Folder) -> None:
+    journal = begin(place)
+    endless: list[Any] = []
+    endless.append(endless)
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match="can not be written as JSON"):
+            journal.append(record(0, value=endless))
+    journal.append(record(1, value=[endless[:0], endless[:0]]))
+    assert numbers(scan(place).checked()) == [1]
+
+
+def test_records_are_written_alike_without_the_encoder_in_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = record(0, text='ü"\\\n', values=[1, 2.5, None, True, {"a": []}], more={})
+    with folder(tmp_path / "one") as place:
+        fast = begin(place)
+        fast.append(entry)
+    monkeypatch.setattr("json.encoder.c_make_encoder", None)
+    with folder(tmp_path / "two") as place:
+        slow = begin(place)
+        slow.append(entry)
+    assert fast.path.read_bytes() == slow.path.read_bytes()
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, None], ids=str)
+def test_a_disk_that_is_full_takes_none_of_several_records(tmp_path: Path, error: int | None) -> None:
+    files = BadFiles(error=error or errno.ENOSPC, short=error is None)
+    with folder(tmp_path / "place", files) as place:
+        journal = begin(place)
+        journal.append(record(0))
+        files.fail_at = len(files.log)
+        with pytest.raises(CheckpointUnwritable):
+            journal.append_all(record(number) for number in range(1, 9))
+        with pytest.raises(CheckpointUnwritable):
+            journal.append_all([record(9)])
+        found = scan(place)
+        assert (numbers(found.checked()), found.torn_bytes) == ([0], 0)
 
 
 def test_what_is_synced_is_not_dirty(place: Folder) -> None:

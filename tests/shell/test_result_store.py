@@ -220,6 +220,83 @@ def test_small_results_share_a_file_and_large_ones_do_not(store: ResultStore, tm
     assert len(list(file_of(tmp_path, large).parent.iterdir())) == 2
 
 
+@pytest.mark.parametrize("value", [None, {"a": [1]}, (1, 2), np.arange(4)], ids=["none", "json", "pickle", "buffers"])
+def test_a_small_result_that_comes_again_is_not_written_again(tmp_path: Path, value: Any) -> None:
+    files = BadFiles()
+    store = open_store(tmp_path, files)
+    first = store.put(value)
+    other = store.put("other")
+    files.log.clear()
+    assert store.put(value) == first
+    assert not files.log
+    assert store.put("other") == other != first
+    assert same(reopen(tmp_path, first).get(first), value)
+
+
+def test_json_and_pickle_with_the_same_bytes_are_two_results(store: ResultStore, tmp_path: Path) -> None:
+    class Same:
+        name = "same"
+        signed = True
+        accepts = staticmethod(is_plain)
+        encode = JsonCodec().encode
+        decode = JsonCodec().decode
+
+    one = store.put([1])
+    store._codecs = {"same": Same()}
+    two = store.put([1])
+    assert one.sha256 == two.sha256
+    assert (one.offset, two.length - one.length) == (0, 32)
+    assert reopen(tmp_path, two, codecs=[Same()]).get(two) == [1]
+
+
+def test_what_is_remembered_of_stored_results_is_bounded(store: ResultStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pytest_flowforge.storage.values._REMEMBERED", 3)
+    refs = [store.put(number) for number in [*range(10), *range(10)]]
+    assert len({ref.offset for ref in refs}) == 3 + 2 * 7
+    assert [store.get(ref) for ref in refs] == [*range(10), *range(10)]
+
+
+def test_a_result_that_could_not_be_written_is_not_remembered(tmp_path: Path) -> None:
+    files = BadFiles()
+    store = open_store(tmp_path, files)
+    store.put([1])
+    files.fail_at, files.short = len(files.log), True
+    with pytest.raises(CheckpointUnwritable):
+        store.put([2])
+    assert store.get(store.put([2])) == [2]
+
+
+def test_results_beside_each_other_are_read_together(store: ResultStore, tmp_path: Path) -> None:
+    files = Files()
+    reads: list[int] = []
+    real = files.pread
+
+    def counted(fd: int, length: int, offset: int) -> bytes:
+        reads.append(length)
+        return real(fd, length, offset)
+
+    files.pread = counted
+    refs = [store.put([number, "x" * (number % 7)]) for number in range(5000)]
+    reader = ResultStore(Place.open(tmp_path / "c", files), refs[0].run)
+    reads.clear()
+    assert not any(map(reader.fault, refs))
+    assert len(reads) < 10
+    # In no particular order as well, and growing meanwhile.
+    assert not any(map(reader.fault, [*refs[1::2], *refs[::2], store.put("new")]))
+    assert reader.get(refs[7]) == [7, ""]
+
+
+def test_what_was_checked_is_read_again_when_it_is_asked_again(store: ResultStore, tmp_path: Path) -> None:
+    refs = [store.put(number) for number in range(3)]
+    reader = reopen(tmp_path, refs[0])
+    assert [reader.fault(ref) for ref in refs] == ["", "", ""]
+    path = file_of(tmp_path, refs[1])
+    content = bytearray(path.read_bytes())
+    content[refs[1].offset] ^= 1
+    path.write_bytes(content)
+    assert [reader.fault(ref) for ref in refs] == ["", "result damaged", ""]
+
+
 def test_local_functions_and_classes_need_cloudpickle(store: ResultStore, tmp_path: Path) -> None:
     class Local:
         x = 3
