@@ -575,7 +575,8 @@ def test_the_nth_call_fails(tmp_path: Path, *, short: bool) -> None:
             try:
                 refs.append((store.put(value), value))
                 store.sync()
-            except CheckpointUnwritable as failed:
+            except (CheckpointUnwritable, ResultUnstorable) as failed:
+                # Without a key for pickles the disk is still well.
                 assert "No space left" in str(failed)  # noqa: PT017  (it may not fail at all)
         # What was acknowledged is there, and what failed left nothing that is named like a result.
         assert len(refs) >= len(values) - 1
