@@ -7,7 +7,6 @@ does not know is ignored. It reads no files; whoever does has checked every line
 from __future__ import annotations
 
 from dataclasses import dataclass
-from operator import itemgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -112,7 +111,11 @@ def fold(records: Iterable[Record]) -> Checkpoint:
     by_run: dict[str, list[Record]] = {}
     for record in records:
         by_run.setdefault(record["run"], []).append(record)
-    return Checkpoint(tuple(replay(run, sorted(by_run[run], key=itemgetter("s"))) for run in sorted(by_run)))
+    return Checkpoint(tuple(replay(run, sorted(by_run[run], key=_place)) for run in sorted(by_run)))
+
+
+def _place(record: Record) -> Any:
+    return record["s"]
 
 
 def replay(run: str, records: Iterable[Record]) -> RunRecord:

@@ -19,7 +19,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_flowforge.errors import ResultDamaged
-from pytest_flowforge.storage.files import unwritable
+from pytest_flowforge.storage.files import persist, unwritable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -181,7 +181,7 @@ class _Spilled:
         self._hash = home.sha256()
         self._digested = False
         temporary = f".tmp-{self._files.urandom(16).hex()}"
-        self._fd = home.results().create(temporary)
+        self._fd = persist(lambda: home.results().create(temporary))
         self._temporary = temporary
         self._hasher = _hashers()
 

@@ -14,17 +14,20 @@ import os
 import re
 import stat
 import sys
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from pytest_flowforge.errors import CheckpointUnsafe, CheckpointUnwritable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["Durability", "Files", "Folder", "check_written", "unwritable"]
+__all__ = ["Durability", "Files", "Folder", "check_written", "is_gone", "persist", "unwritable"]
 
 #: ``normal``, ``full`` or ``off``; see :mod:`pytest_flowforge.storage.syncing`.
 Durability: TypeAlias = str
+
+_T = TypeVar("_T")
 
 #: Absent on Windows, where links need rights of their own.
 _SAFELY = os.O_CLOEXEC if hasattr(os, "O_CLOEXEC") else getattr(os, "O_NOINHERIT", 0)
@@ -37,6 +40,12 @@ _NAME = re.compile(r"\.?[A-Za-z0-9][A-Za-z0-9._-]{0,150}", re.ASCII)
 
 #: What a folder that can not be synced says: Windows, and some file systems on a network.
 _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.EACCES, errno.EBADF, errno.EPERM, errno.ENOTSUP})
+
+#: How often something is tried that a deletion may come in between of.
+_TRIES = 3
+
+#: Bytes that are copied at a time.
+_CHUNK = 1 << 20
 
 #: File descriptors from here on are out of the way of tasks that close what they do not know.
 _HIGH = 200
@@ -135,6 +144,23 @@ def check_written(written: int | None, length: int) -> None:
         raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {written or 0:,} of {length:,} bytes were written")
 
 
+def is_gone(files: Files, fd: int) -> bool:
+    """Whether what is open as *fd* was deleted. On a file system that does not count names this is always so."""
+    try:
+        return not files.fstat(fd).st_nlink
+    except OSError:
+        # Something is wrong with it; whoever uses it is told what.
+        return False
+
+
+def persist(action: Callable[[], _T]) -> _T:
+    """Return what *action* returns; try again when it fails, as folders may be on their way out underneath."""
+    for _ in range(_TRIES - 1):
+        with contextlib.suppress(OSError, CheckpointUnwritable):
+            return action()
+    return action()
+
+
 class Folder:
     """A folder that only the current user can write, and the files in it.
 
@@ -147,6 +173,25 @@ class Folder:
         self.path = path
         self.files = files
         self._fd = fd
+        #: The descriptors of folders that were here before. Another thread may still be using them.
+        self._former: list[int] = []
+
+    @property
+    def gone(self) -> bool:
+        """Whether this folder was deleted, whatever is at its path now."""
+        if self._fd is not None:
+            return is_gone(self.files, self._fd)
+        try:
+            self.files.stat(self.path, follow_symlinks=False)
+        except FileNotFoundError:
+            return True
+        return False
+
+    def become(self, other: Folder) -> None:
+        """Be the folder that *other* is, from now on; *other* is not to be used any more."""
+        if self._fd is not None:
+            self._former.append(self._fd)
+        self._fd, other._fd = other._fd, None
 
     @classmethod
     def open(cls, path: Path, files: Files, *, create: bool = False) -> Folder:
@@ -265,6 +310,36 @@ class Folder:
                 self.remove(temporary)
             raise
 
+    def copy(self, source: int, length: int | None, name: str, *, append: bool = False) -> int:
+        """Make the file *name* of the first *length* bytes of *source* (None: of all), all of it or nothing.
+
+        It takes the place of a file of this name, survives a power cut, and its descriptor is returned. Raises
+        :class:`OSError` (also when there are fewer bytes), and :class:`CheckpointUnwritable`.
+        """
+        temporary = f".tmp-{self.files.urandom(8).hex()}"
+        fd = self.create(temporary, append=append)
+        try:
+            self._fill(fd, source, length)
+            self.files.sync(fd)
+            self.replace(temporary, name)
+            self.sync()
+        except BaseException:
+            self.files.close(fd)
+            with contextlib.suppress(OSError):
+                self.remove(temporary)
+            raise
+        return fd
+
+    def _fill(self, fd: int, source: int, length: int | None) -> None:
+        offset = 0
+        while chunk := self.files.pread(source, _CHUNK if length is None else min(_CHUNK, length - offset), offset):
+            rest = memoryview(chunk)
+            while rest:
+                rest = rest[self.files.write(fd, rest) :]
+            offset += len(chunk)
+        if length is not None and offset != length:
+            raise OSError(errno.EIO, f"{os.strerror(errno.EIO)}: {offset:,} of {length:,} bytes could be read")
+
     def replace(self, name: str, by: str) -> None:
         """Give the file *name* the name *by*, in the place of the file that has it."""
         if self._fd is None:
@@ -309,6 +384,8 @@ class Folder:
         if self._fd is not None:
             fd, self._fd = self._fd, None
             self.files.close(fd)
+        while self._former:
+            self.files.close(self._former.pop())
 
     def _at(self, name: str) -> str:
         _checked(name)

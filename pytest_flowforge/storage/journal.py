@@ -8,8 +8,10 @@ There is one writer, the process that made the journal, and it never appends to 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import re
+import threading
 from dataclasses import dataclass
 from itertools import islice
 from json.scanner import make_scanner
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from zlib import crc32
 
 from pytest_flowforge.errors import CheckpointDamaged, CheckpointError
-from pytest_flowforge.storage.files import check_written, unwritable
+from pytest_flowforge.storage.files import check_written, is_gone, persist, unwritable
 from pytest_flowforge.storage.jsontext import json_encoder
 
 if TYPE_CHECKING:
@@ -74,14 +76,26 @@ class Journal:
 
     What goes wrong once, stays: after an error nothing more is accepted, and what was written before is whole.
     ``on_append`` is told after each record. Used by one thread; :meth:`sync` may be called by another.
+
+    A journal that is deleted while it is written is open still: :meth:`sync` notices, and writes it anew in the folder
+    that ``restore`` returns (without one that is an error).
     """
 
-    def __init__(self, folder: Folder, name: str = JOURNAL, *, on_append: Callable[[], None] = _nothing) -> None:
+    def __init__(
+        self,
+        folder: Folder,
+        name: str = JOURNAL,
+        *,
+        on_append: Callable[[], None] = _nothing,
+        restore: Callable[[], Folder] | None = None,
+    ) -> None:
         """Make the file; raise :class:`CheckpointUnwritable`, or :class:`FileExistsError` when there is one."""
         self.path = folder.path / name
+        self._name = name
         self._on_append = on_append
+        self._restore = restore
         # Bound now: tasks may replace what these names mean later.
-        files = folder.files
+        self._files = files = folder.files
         self._truncate, self._fstat, self._sync, self._getpid = files.truncate, files.fstat, files.sync, files.getpid
         self._encode = json_encoder()
         self._crc32 = crc32
@@ -93,6 +107,10 @@ class Journal:
         except OSError as error:
             self._file.close()
             raise unwritable(self.path, error) from error
+        #: Where names are not counted, nobody can tell.
+        self._can_go = not is_gone(files, fd)
+        #: Held while something is written, and while what is written is taken elsewhere: nothing is lost in between.
+        self._lock = threading.Lock()
         self._tip = _Tip(0, 0, 0)
         #: The lines that are being written, and where the next one goes once they are.
         self._open: tuple[bytes, _Tip] | None = None
@@ -102,27 +120,23 @@ class Journal:
     @property
     def dirty(self) -> bool:
         """Whether there is something that a power cut would take."""
-        return self._synced != self._tip.end
+        return self._synced != self._tip.end or self._is_gone()
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Write *record*; raise :class:`CheckpointUnwritable`, or :class:`CheckpointError` for what is no record.
 
         Not to be called while it runs: from a signal handler, for instance.
         """
-        self._check()
-        if self._open is not None:
-            self._settle()
-        line, tip = self._line(record, self._tip)
-        self._put(line, tip)
-        self._on_append()
+        self.append_text(self._members(record, self._tip.sequence))
 
     def append_text(self, members: str) -> None:
-        """Write the record whose JSON, without the braces, is *members*; raise :class:`CheckpointUnwritable`."""
+        """Write the record whose JSON, without the braces, is *members*; raise what :meth:`append` does."""
         self._check()
-        if self._open is not None:
-            self._settle()
-        line, tip = self._framed(members, self._tip)
-        self._put(line, tip)
+        with self._lock:
+            if self._open is not None:
+                self._settle()
+            line, tip = self._framed(members, self._tip)
+            self._put(line, tip)
         self._on_append()
 
     def append_all(self, records: Iterable[Mapping[str, Any]]) -> None:
@@ -132,30 +146,52 @@ class Journal:
         and a torn one.
         """
         self._check()
-        if self._open is not None:
-            self._settle()
-        tip = self._tip
-        lines = []
-        for record in records:
-            line, tip = self._line(record, tip)
-            lines.append(line)
-        if lines:
+        with self._lock:
+            if self._open is not None:
+                self._settle()
+            tip = self._tip
+            lines = []
+            for record in records:
+                line, tip = self._framed(self._members(record, tip.sequence), tip)
+                lines.append(line)
+            if not lines:
+                return
             self._put(b"".join(lines), tip)
-            self._on_append()
+        self._on_append()
 
     def sync(self) -> None:
-        """Make everything survive a power cut; raise :class:`CheckpointUnwritable`."""
+        """Make everything survive a power cut, and a journal that was deleted; raise :class:`CheckpointUnwritable`."""
         self._check()
         end = self._tip.end
         try:
             self._sync(self._file.fileno())
-            gone = not self._fstat(self._file.fileno()).st_nlink
         except OSError as error:
             # The system may have dropped what it could not write: a second, successful sync would prove nothing.
-            raise self._break(error) from error
-        if gone:
-            raise self._break(FileNotFoundError(2, "it was deleted during the run"))
-        self._synced = end
+            with self._lock:
+                raise self._break(error) from error
+        self._synced = self._write_anew() if self._is_gone() else end
+
+    def _is_gone(self) -> bool:
+        return self._can_go and is_gone(self._files, self._file.fileno())
+
+    def _write_anew(self) -> int:
+        """Write what was deleted where it belongs, go on there, and return up to where it is synced."""
+        with self._lock:
+            end, restore = self._tip.end, self._restore
+            if restore is None:
+                raise self._break(FileNotFoundError(errno.ENOENT, "it was deleted during the run"))
+            try:
+                fd = persist(lambda: self._copy(restore, end))
+            except (OSError, CheckpointError) as error:
+                why = OSError(errno.ENOENT, f"it was deleted during the run, and can not be written anew: {error}")
+                raise self._break(why) from error
+            former, self._file = self._file, self._files.raw(fd, "ab")
+            former.close()
+        return end
+
+    def _copy(self, restore: Callable[[], Folder], end: int) -> int:
+        with restore() as folder:
+            return folder.copy(self._file.fileno(), end, self._name, append=True)
 
     def close(self) -> None:
         """Close the file, without syncing it."""
@@ -168,20 +204,15 @@ class Journal:
         if self._broken is not None:
             raise self._broken
 
-    def _line(self, record: Mapping[str, Any], place: _Tip) -> tuple[bytes, _Tip]:
-        """Return the line of *record* that goes to *place*, and where the next one goes."""
+    def _members(self, record: Mapping[str, Any], sequence: int) -> str:
         try:
-            members = self._encode(record)
+            return self._encode(record)[1:-1]
         except (TypeError, ValueError, RecursionError) as wrong:
-            msg = f"record {place.sequence} of {self.path} can not be written as JSON: {wrong}"
+            msg = f"record {sequence} of {self.path} can not be written as JSON: {wrong}"
             raise CheckpointError(msg) from wrong
-        try:
-            return self._framed(members[1:-1], place)
-        except CheckpointError as wrong:
-            msg = f"{wrong} ({record.get('ev', '?')})"
-            raise CheckpointError(msg) from None
 
     def _framed(self, members: str, place: _Tip) -> tuple[bytes, _Tip]:
+        """Return the line that goes to *place*, and where the next one goes."""
         sequence, before, end = place
         body = f'{{"s":{sequence},"p":"{before:08x}",{members}'.encode("ascii")
         checksum = self._crc32(body)
@@ -473,38 +504,10 @@ def repair(folder: Folder, name: str = JOURNAL) -> tuple[Scan, Path | None]:
     old = f"{name}.{folder.files.urandom(4).hex()}.old"
     fd = folder.read(name)
     try:
-        _copy(folder, fd, None, old)
-        _copy(folder, fd, found.good_bytes, name)
+        folder.files.close(folder.copy(fd, None, old))
+        folder.files.close(folder.copy(fd, found.good_bytes, name))
     except OSError as error:
         raise unwritable(folder.path / name, error) from error
     finally:
         folder.files.close(fd)
     return found, folder.path / old
-
-
-def _copy(folder: Folder, source: int, length: int | None, name: str) -> None:
-    """Make the file *name* of the first *length* bytes of *source*, all of it or nothing."""
-    files = folder.files
-    temporary = f".tmp-{files.urandom(8).hex()}"
-    fd = folder.create(temporary)
-    try:
-        try:
-            offset = 0
-            while chunk := files.pread(source, _CHUNK if length is None else min(_CHUNK, length - offset), offset):
-                offset += _write_all(folder, fd, chunk)
-            files.sync(fd)
-        finally:
-            files.close(fd)
-        folder.replace(temporary, name)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            folder.remove(temporary)
-        raise
-    folder.sync()
-
-
-def _write_all(folder: Folder, fd: int, data: bytes) -> int:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[folder.files.write(fd, rest) :]
-    return len(data)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,7 @@ class Place:
     def __init__(self, folder: Folder, runs: Folder) -> None:
         self.folder = folder
         self._runs = runs
+        self._restoring = threading.Lock()
 
     @classmethod
     def open(cls, path: Path, files: Files | None = None, *, create: bool = True) -> Place:
@@ -52,7 +54,8 @@ class Place:
 
         Raises :class:`CheckpointUnsafe`, and :class:`CheckpointVersion` when a newer version wrote it.
         """
-        folder = Folder.open(path, files or Files(), create=create)
+        # Whatever becomes of the working folder: it may have to be made anew.
+        folder = Folder.open(path.absolute(), files or Files(), create=create)
         try:
             _check_version(folder, create=create)
             return cls(folder, folder.folder("runs", create=create))
@@ -96,7 +99,7 @@ class Place:
     def journal(self, run: str, *, on_append: Callable[[], None] = _nothing) -> Journal:
         """Begin the journal of *run*; raise :class:`FileExistsError` when it was begun before."""
         with self._run(run) as folder:
-            return Journal(folder, on_append=on_append)
+            return Journal(folder, on_append=on_append, restore=lambda: self.restore(run))
 
     def read(self, run: str, *, most: int | None = None) -> Scan:
         """Read the journal of *run*, or its first records; raise :class:`FileNotFoundError`."""
@@ -118,6 +121,38 @@ class Place:
         """Open the folder with the results of *run*; raise :class:`FileNotFoundError`."""
         with self._run(run) as folder:
             return folder.folder(_RESULTS)
+
+    def restore(self, run: str) -> Folder:
+        """Make the folders of *run*, and those above it, where they were deleted; return that of the run.
+
+        What was in them stays lost, but for what is open in a process and written anew by it. Threads and processes
+        may do this at the same time. Raises :class:`CheckpointUnwritable` and :class:`CheckpointUnsafe`.
+        """
+        with self._restoring:
+            try:
+                self._restore_above()
+                folder = self._runs.folder(run, create=True)
+            except OSError as error:
+                raise unwritable(self.path, error) from error
+        try:
+            folder.folder(_RESULTS, create=True).close()
+            folder.sync()
+        except OSError as error:
+            folder.close()
+            raise unwritable(folder.path, error) from error
+        except BaseException:
+            folder.close()
+            raise
+        return folder
+
+    def _restore_above(self) -> None:
+        if self.folder.gone:
+            self.folder.become(Folder.open(self.path, self.folder.files, create=True))
+        _check_version(self.folder, create=True)
+        if self._runs.gone:
+            self._runs.become(self.folder.folder("runs", create=True))
+            self.folder.sync()
+        self._runs.sync()
 
     def prune(self, keep: int) -> list[str]:
         """Delete all but the last *keep* runs, and what killed runs left half-written; return the ids.

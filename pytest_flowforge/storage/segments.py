@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from pytest_flowforge.storage.files import check_written
+from pytest_flowforge.storage.files import check_written, is_gone
 
 if TYPE_CHECKING:
     from pytest_flowforge.storage.files import Files, Folder
@@ -24,12 +24,25 @@ class Segment:
         self.owner = self._files.getpid()
         self.name = f"{self._files.urandom(16).hex()}.seg"
         self.fd = folder.create(self.name, append=True)
+        #: Where names are not counted, nobody can tell.
+        self._can_go = not is_gone(self._files, self.fd)
         self._end = 0
         self._synced = 0
 
     @property
     def dirty(self) -> bool:
-        return self._synced != self._end
+        return self._synced != self._end or self.gone
+
+    @property
+    def gone(self) -> bool:
+        """Whether it was deleted; it is open, and can be written anew."""
+        return self._can_go and is_gone(self._files, self.fd)
+
+    def write_anew(self, folder: Folder) -> None:
+        """Go on in a copy in *folder*, which is synced; raise :class:`OSError`. Not while something is appended."""
+        former, self.fd = self.fd, folder.copy(self.fd, None, self.name, append=True)
+        self._files.close(former)
+        self._synced = self._end
 
     def append(self, data: bytes) -> int:
         """Append *data* and return its offset; when that fails the file is as before."""

@@ -32,7 +32,7 @@ from pytest_flowforge.storage.blobs import (
     table,
 )
 from pytest_flowforge.storage.codec import Codec, JsonCodec, PickleCodec
-from pytest_flowforge.storage.files import Files, unwritable
+from pytest_flowforge.storage.files import Files, persist, unwritable
 from pytest_flowforge.storage.keys import Key
 from pytest_flowforge.storage.segments import Segment, SegmentReader
 
@@ -96,6 +96,7 @@ class ResultStore:
         #: Whether names were made that a power cut would take.
         self._new_names = False
         self._readers: dict[tuple[str, str], SegmentReader] = {}
+        self._former: list[SegmentReader] = []
 
     # Storing.
 
@@ -145,23 +146,37 @@ class ResultStore:
         return self._new_names or (self._segment is not None and self._segment.dirty)
 
     def sync(self) -> None:
-        """Make everything survive a power cut: contents first, then names. Raises :class:`CheckpointUnwritable`."""
+        """Make everything survive a power cut: contents first, then names. Raises :class:`CheckpointUnwritable`.
+
+        Small results whose file was deleted during the run are written anew; large ones are missing later.
+        """
         try:
             with self._lock:
                 segment, folder, new_names = self._segment, self._folder, self._new_names
                 self._new_names = False
             if segment is not None:
                 segment.sync()
+                if segment.gone:
+                    self._write_anew(segment)
             if new_names and folder is not None:
                 folder.sync()
         except OSError as error:
             raise unwritable(self._what, error) from error
 
+    def _write_anew(self, segment: Segment) -> None:
+        with self._lock:
+            persist(lambda: segment.write_anew(self.results()))
+            reader = self._readers.pop((self._run, segment.name), None)
+            if reader is not None:
+                # Of the file that was deleted. Another thread may be reading.
+                self._former.append(reader)
+
     def close(self) -> None:
         """Close all files, without syncing them."""
-        for reader in self._readers.values():
+        for reader in (*self._readers.values(), *self._former):
             self.files.close(reader.fd)
         self._readers.clear()
+        self._former.clear()
         if self._segment is not None:
             self.files.close(self._segment.fd)
         if self._folder is not None:
@@ -175,13 +190,22 @@ class ResultStore:
         raise ResultUnstorable(msg)
 
     def results(self) -> Folder:
-        """Return the folder this run stores in."""
+        """Return the folder this run stores in; it is made anew where it was deleted."""
         if self._folder is None:
-            try:
-                self._folder = self._place.results(self._run)
-            except FileNotFoundError as error:
-                raise unwritable(self._what, error) from error
+            self._folder = self._results()
+        elif self._folder.gone:
+            self._folder.become(self._results())
         return self._folder
+
+    def _results(self) -> Folder:
+        try:
+            return self._place.results(self._run)
+        except FileNotFoundError:
+            self._place.restore(self._run).close()
+        try:
+            return self._place.results(self._run)
+        except FileNotFoundError as error:
+            raise unwritable(self._what, error) from error
 
     def _append(self, data: bytes) -> tuple[str, int]:
         """Append the small result *data* to the file of this process; return where it is."""
@@ -198,7 +222,11 @@ class ResultStore:
             self.files.sync(fd)
         # Its name is its content: the same result again replaces itself.
         name = f"{digest.hex()[:32]}.bin"
-        self.results().replace(temporary, name)
+        try:
+            self.results().replace(temporary, name)
+        except FileNotFoundError:
+            # Deleted meanwhile: what is open is still there.
+            self.files.close(persist(lambda: self.results().copy(fd, None, name)))
         with self._lock:
             self._new_names = True
         return name

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import signal
 import socket
 import stat
 import subprocess
 import sys
 import threading
+import time
 import zlib
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -523,6 +525,149 @@ def test_a_journal_that_was_deleted_is_noticed(place: Folder) -> None:
     journal.path.unlink()
     with pytest.raises(CheckpointUnwritable, match="deleted during the run"):
         journal.sync()
+
+
+def deleted(tmp_path: Path, files: Files | None = None) -> tuple[Place, str, Journal]:
+    """Return a place that is gone, and a journal with four records that was in it."""
+    place = Place.open(tmp_path / "above" / "c", files)
+    run = place.new_run(1000.0)
+    journal = begin(place, run)
+    journal.append(record(0))
+    journal.sync()
+    journal.append_all([record(1), record(2)])
+    shutil.rmtree(tmp_path / "above")
+    journal.append(record(3))
+    return place, run, journal
+
+
+@pytest.mark.parametrize("has_dir_fd", [True, False])
+def test_a_journal_that_was_deleted_is_written_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_dir_fd: bool
+) -> None:
+    if not has_dir_fd:
+        monkeypatch.setattr("pytest_flowforge.storage.files._HAS_DIR_FD", False)
+    place, run, journal = deleted(tmp_path)
+    # Whatever the umask and the working folder of a task are.
+    monkeypatch.chdir("/")
+    before = os.umask(0o777)
+    try:
+        journal.sync()
+    finally:
+        os.umask(before)
+    assert not journal.dirty
+    journal.append(record(4))
+    again = Place.open(tmp_path / "above" / "c", create=False)
+    assert numbers(again.read(run).checked()) == [0, 1, 2, 3, 4]
+    # Our own view of the place is the new one.
+    assert numbers(place.read(run).checked()) == [0, 1, 2, 3, 4]
+    assert (place.runs(), place.folder.names()) == ([run], [".gitignore", "VERSION", "runs"])
+    assert sorted(path.name for path in journal.path.parent.iterdir()) == [JOURNAL, "results"]
+    if os.name == "posix" and has_dir_fd:
+        assert stat.S_IMODE(journal.path.stat().st_mode) == 0o600
+        assert stat.S_IMODE(journal.path.parent.stat().st_mode) == 0o700
+    shutil.rmtree(tmp_path / "above")
+    journal.sync()
+    assert numbers(again.read(run).checked() if not has_dir_fd else scan_bytes(journal.path.read_bytes()).checked())
+
+
+def test_a_journal_alone_that_was_deleted_is_written_anew(tmp_path: Path) -> None:
+    place = Place.open(tmp_path / "c")
+    run = place.new_run(1000.0)
+    journal = begin(place, run)
+    journal.append(record(0))
+    journal.sync()
+    journal.path.unlink()
+    # Also when there is nothing new.
+    assert journal.dirty
+    journal.sync()
+    assert numbers(place.read(run).checked()) == [0]
+
+
+def test_an_interrupted_append_survives_that_the_journal_was_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, run, journal = deleted(tmp_path)
+    real = journal._write
+
+    def interrupted(data: bytes) -> None:
+        real(data)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "_write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            journal.append(record(4))
+    journal.sync()
+    journal.append(record(5))
+    assert numbers(place.read(run).checked()) == [0, 1, 2, 3, 4, 5]
+
+
+def test_nothing_is_lost_between_a_deletion_and_its_discovery(tmp_path: Path) -> None:
+    files = Files()
+    real = files.sync
+
+    def slow(fd: int) -> None:
+        real(fd)
+        time.sleep(0.01)
+
+    files.sync = slow
+    place = Place.open(tmp_path / "c", files)
+    run = place.new_run(1000.0)
+    commit = GroupCommit("normal", interval=0.0)
+    journal = place.journal(run, on_append=commit.touch)
+    _open.append(journal)
+    commit.watch(journal)
+    for number in range(3000):
+        if number % 500 == 250:
+            shutil.rmtree(tmp_path / "c", ignore_errors=True)
+        journal.append(record(number))
+    commit.close()
+    assert numbers(Place.open(tmp_path / "c").read(run).checked()) == list(range(3000))
+
+
+@pytest.mark.parametrize("stay", [False, True])
+def test_the_nth_call_fails_while_a_journal_is_written_anew(tmp_path: Path, *, stay: bool) -> None:
+    for fail_at in range(60):
+        files = BadFiles(stay=stay)
+        path = tmp_path / str(fail_at)
+        place, run, journal = deleted(path, files)
+        # Behind the sync that notices.
+        files.fail_at = len(files.log) + 1 + fail_at
+        try:
+            journal.sync()
+        except CheckpointUnwritable as failed:
+            assert stay, "what fails once is tried again"
+            assert "deleted during the run, and can not be written anew" in str(failed)  # noqa: PT017  (likewise)
+            with pytest.raises(CheckpointUnwritable):
+                journal.append(record(4))
+            continue
+        assert numbers(place.read(run).checked()) == [0, 1, 2, 3]
+        if len(files.log) <= files.fail_at:
+            break
+        assert not stay
+    else:
+        pytest.fail("there are more calls than that")
+
+
+def test_what_was_put_in_the_place_of_a_deleted_checkpoint_is_not_used(tmp_path: Path) -> None:
+    _, _, journal = deleted(tmp_path)
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    (tmp_path / "above").mkdir()
+    (tmp_path / "above" / "c").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CheckpointUnwritable, match=r"can not be written anew: .* is a symbolic link"):
+        journal.sync()
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_file_system_that_does_not_count_names_is_no_deletion(tmp_path: Path) -> None:
+    files = Files()
+    real = files.fstat
+    files.fstat = lambda fd: os.stat_result([*real(fd)[:3], 0, *real(fd)[4:]])
+    with folder(tmp_path / "place", files) as place:
+        journal = begin(place)
+        journal.append(record(0))
+        journal.sync()
+        assert not journal.dirty
 
 
 def test_tasks_that_replace_os_change_nothing(place: Folder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import errno
 import math
 import os
 import pickle
+import shutil
 import threading
 from collections import OrderedDict, namedtuple
 from dataclasses import dataclass, replace
@@ -588,6 +589,61 @@ def test_the_nth_call_fails(tmp_path: Path, *, short: bool) -> None:
             break
     else:
         pytest.fail("there are more calls than that")
+
+
+@pytest.mark.parametrize("what", ["c", "c/runs", "c/runs/*/results", "c/runs/*/results/*"])
+def test_results_that_were_deleted_during_the_run(tmp_path: Path, what: str) -> None:
+    store = open_store(tmp_path)
+    small, large = [store.put([1]), store.put((2,))], store.put("x" * 2 * LARGE)
+    store.sync()
+    assert store.fault(small[0]) == ""
+    for path in tmp_path.glob(what):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    # Nothing new, and yet there is something to be done.
+    seen = [store.dirty]
+    store.sync()
+    seen.append(store.dirty)
+    assert seen == [True, False]
+    small += [store.put([1]), store.put({"three": 3})]
+    later = store.put("y" * 2 * LARGE)
+    store.sync()
+    for reader in (store, reopen(tmp_path, large)):
+        assert [reader.get(ref) for ref in small] == [[1], (2,), [1], {"three": 3}]
+        assert reader.get(later) == "y" * 2 * LARGE
+        assert reader.fault(large) == "result missing"
+
+
+def test_a_large_result_finds_its_folder_deleted(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    store.put(1)
+    shutil.rmtree(tmp_path / "c")
+    ref = store.put("x" * 2 * LARGE)
+    assert reopen(tmp_path, ref).get(ref) == "x" * 2 * LARGE
+
+
+class Deletes:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        shutil.rmtree(self.path)
+        return (int, ())
+
+
+def test_a_large_result_is_deleted_while_it_is_written(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    ref = store.put([b"x" * 2 * LARGE, Deletes(tmp_path / "c")])
+    assert reopen(tmp_path, ref).get(ref) == [b"x" * 2 * LARGE, 0]
+
+
+def test_results_that_can_not_be_written_anew(tmp_path: Path) -> None:
+    files = BadFiles(stay=True)
+    store = open_store(tmp_path, files)
+    store.put(1)
+    shutil.rmtree(tmp_path / "c")
+    files.fail_at = len(files.log) + 1
+    with pytest.raises(CheckpointUnwritable, match="No space left"):
+        store.sync()
 
 
 def test_room_that_comes_back_is_used(tmp_path: Path) -> None:
