@@ -488,12 +488,14 @@ def redact(argv: Iterable[str]) -> list[str]:
     shown = []
     hide_next = False
     for argument in argv:
-        name, equals, _ = argument.partition("=")
+        # "-otoken=x" is "-o token=x", and so is "--override-ini=token=x".
+        option = next((begin for begin in ("--override-ini=", "-o") if argument.startswith(begin)), "")
+        name, equals, _ = argument.removeprefix(option).partition("=")
         secret = bool(_SECRET.search(name)) and "/" not in name
         if hide_next and not argument.startswith("-"):
             shown.append("***")
         elif equals and secret:
-            shown.append(f"{name}=***")
+            shown.append(f"{option}{name}=***")
         else:
             shown.append(_USERINFO.sub("***", argument))
         hide_next = secret and not equals and argument.startswith("-")

@@ -180,7 +180,25 @@ def _is_given(config: pytest.Config, errand: Errand) -> bool:
     return bool(getattr(config.option, errand.value.replace("-", "_"), None))
 
 
+def _refuse_misleading(config: pytest.Config, folder: Path) -> None:
+    """Raise UsageError where pytest has taken the folder of --ff-checkpoint for a part of the project.
+
+    It does not know the options of plugins yet when it looks for the root of the project, and an argument that is a
+    folder counts. Tasks would then be called otherwise than in the run before.
+    """
+    root, here = config.rootpath, config.invocation_params.dir
+    apart = "--ff-checkpoint" in map(str, config.invocation_params.args)
+    if apart and config.inipath is None and root != here and root in here.parents and not folder.is_relative_to(here):
+        msg = (
+            f"--ff-checkpoint {folder}: pytest takes this folder for a part of the project, whose root would be "
+            f"{root}: write --ff-checkpoint={folder}, or add a pytest.ini to the project"
+        )
+        raise pytest.UsageError(msg)
+
+
 def _folder(config: pytest.Config, named: str) -> Path | None:
+    if named and config.option.ff_checkpoint:
+        _refuse_misleading(config, _absolute(config.invocation_params.dir, named))
     if named:
         base = config.invocation_params.dir if config.option.ff_checkpoint else config.rootpath
         return _absolute(base, named)

@@ -26,10 +26,17 @@ def resume_command(config: pytest.Config) -> str:
 
 def _kept(arguments: Iterable[str]) -> Iterator[str]:
     skip = False
+    joined = ""
     for argument in arguments:
         name, equals, _ = argument.partition("=")
-        if skip:
+        if joined:
+            yield f"{joined}={argument}"
+            joined = ""
+        elif skip:
             skip = False
+        elif argument == "--ff-checkpoint":
+            # In two words pytest would take the folder, now that it exists, for a place in the project.
+            joined = argument
         elif name in _WITH_VALUE:
             skip = not equals
         elif name not in _FLAGS:

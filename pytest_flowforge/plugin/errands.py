@@ -47,11 +47,20 @@ def run(config: pytest.Config, errand: Errand) -> int:
     try:
         return _ERRANDS[errand](config, options, settings)
     except FileNotFoundError:
+        if config.option.ff_format == "json" and errand in _NOTHING_AS_JSON:
+            print(_NOTHING_AS_JSON[errand])
+            return _WITHOUT_RUNS[errand]
         print(f"no runs are kept in {printable(str(settings.path), _LONGEST)}")
         return _WITHOUT_RUNS[errand]
     except CheckpointError as error:
         raise pytest.UsageError(printable(str(error), _LONGEST)) from error
 
+
+#: What machines are answered where nothing is kept.
+_NOTHING_AS_JSON = {
+    Errand.STATUS: report.no_status_as_json(),
+    Errand.HISTORY: report.history_as_json((), {}),
+}
 
 #: The exit status where nothing is kept.
 _WITHOUT_RUNS = {

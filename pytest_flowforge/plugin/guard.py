@@ -38,7 +38,8 @@ class Surroundings:
         #: A descriptor of our own: 2 belongs to pytest's capture while a task runs, and dies with the process.
         self._errors = os.dup(2)
         self._home = self._started_in = self._calling_in = _folder()
-        self._owner = os.getpid()
+        self._getpid = os.getpid
+        self._owner = self._getpid()
         self._exit = os._exit
         #: Streams that can not be closed for now; by id, because a stream may not be hashable.
         self._kept: dict[int, Any] = {}
@@ -60,7 +61,7 @@ class Surroundings:
 
     def returned(self) -> None:
         """The function of a task has returned: a child that it has forked must not go on as if it were us."""
-        if os.getpid() != self._owner:
+        if self._getpid() != self._owner:
             self._exit(_FORKED)
 
     def leave(self) -> str:
@@ -70,7 +71,7 @@ class Surroundings:
 
     def _refuse(self, status: int) -> NoReturn:
         # A forked child is free to go.
-        if os.getpid() == self._owner:
+        if self._getpid() == self._owner:
             text = f"\nflowforge: the task {self._task} called os._exit({status}): the run is cut off here\n"
             with suppress(OSError):
                 os.write(self._errors, text.encode("utf-8", "backslashreplace"))

@@ -65,6 +65,12 @@ class Reporter:
         """Keep the reports of the attempt at *task* that ends now."""
         self._held[task] = reports
 
+    def hold_failure(self, task: TaskId, text: str) -> None:
+        """Keep a report of an attempt that could not even begin: *text* says why."""
+        item = self._entries[task].item
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        self._held[task] = [_report(item, "failed", text)]
+
     def __call__(self, event: Event) -> None:
         # The most frequent first.
         if not isinstance(event, TaskMoved) or event.after is TaskState.RUNNING:
@@ -83,7 +89,7 @@ class Reporter:
             # returned was stored: it is to run again, and must not be shown as passed.
             return
         item = self._entries[event.task].item
-        if event.after in FAILED_STATES and not any(report.failed for report in reports):
+        if event.after in FAILED_STATES and all(report.passed for report in reports):
             _fail(reports, event)
         if event.after is TaskState.RETRYING:
             self._waiting[event.task] = failures = [report for report in reports if report.failed]

@@ -18,6 +18,7 @@ from pytest_flowforge.core.model import Failure, FailureKind, Outcome
 from pytest_flowforge.core.states import DONE, TaskState
 from pytest_flowforge.core.summary import Summary
 from pytest_flowforge.driver import Driver, SystemClock
+from pytest_flowforge.errors import ResultError
 from pytest_flowforge.executors.inline import InlineExecutor
 from pytest_flowforge.plugin.coroutines import Caught, run_to_its_end
 from pytest_flowforge.plugin.guard import Surroundings
@@ -196,8 +197,16 @@ class Runner:
             before = self._reuse.fingerprints.get(command.task)
             if before is not None:
                 self._checkpointing.starting(command.task, before, self._blueprint)
-        inputs = self.values.arrivals(command.task)
+        try:
+            inputs = self.values.arrivals(command.task)
+        except ResultError as error:
+            # Kept, and not to be had any more: an end like any other, which pytest is to know of.
+            return Job(command.task, command.attempt, partial(self._miss, entry, str(error)))
         return Job(command.task, command.attempt, partial(self._perform, entry, Attempt(command.attempt, inputs)))
+
+    def _miss(self, entry: Entry, text: str) -> tuple[Outcome, None]:
+        self._reporter.hold_failure(entry.id, text)
+        return Failure(message=text, longrepr=text), None
 
     def _perform(self, entry: Entry, attempt: Attempt) -> tuple[Outcome, Any]:
         item = entry.item

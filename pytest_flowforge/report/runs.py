@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "history_as_json",
     "history_lines",
+    "no_status_as_json",
     "outcome_of",
     "status_as_json",
     "status_lines",
@@ -100,6 +101,11 @@ def status_as_json(run: RunRecord, *, alive: bool = False) -> str:
         for task, record in run.tasks.items()
     ]
     return json.dumps({"format": FORMAT, **_as_dict(run, alive=alive), "tasks": tasks}, indent=2)
+
+
+def no_status_as_json() -> str:
+    """The same where there is no run."""
+    return json.dumps({"format": FORMAT, "run": None}, indent=2)
 
 
 def _state(record: TaskRecord, run: RunRecord, *, alive: bool) -> str:

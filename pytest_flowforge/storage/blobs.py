@@ -233,7 +233,7 @@ class _Spilled:
                     rest = rest[self._files.write(self._fd, rest) :]
                 except OSError as error:
                     # Told apart from those that a value raises while it is encoded.
-                    raise unwritable(self._temporary, error) from error
+                    raise unwritable(self._home.results().path / self._temporary, error) from error
 
 
 def _pieces(view: memoryview) -> Iterator[memoryview]:
