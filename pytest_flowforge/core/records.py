@@ -78,6 +78,11 @@ class ResultRef:
     def to_json(self) -> list[Any]:
         return [self.run, self.segment, self.offset, self.length, self.sha256, self.codec]
 
+    def to_text(self) -> str:
+        """The same as JSON: nothing in it needs quoting but what plugins call their codecs."""
+        where = f'["{self.run}","{self.segment}",{self.offset},{self.length}'
+        return f'{where},"{self.sha256}",{_quote(self.codec)}]'
+
 
 @dataclass(frozen=True, slots=True)
 class TaskRecord:
@@ -328,7 +333,7 @@ class Recorder:
             self._tokens[task] = _token(event.after, stored)
         seconds = round(event.at - self._since.pop(task), 6)
         head = f'"t":{event.at!r},"ev":"task_finished{self._of_run},"task":{quoted},"try":{event.attempt}'
-        result = "null" if stored is None else _encode(stored.to_json())
+        result = "null" if stored is None else stored.to_text()
         return f'{head},"state":"success","dur":{seconds!r},"result":{result}'
 
     def __call__(self, event: Event) -> Sequence[Record]:

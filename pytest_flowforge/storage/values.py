@@ -93,6 +93,8 @@ class ResultStore:
         #: Where small results are, by codec and digest: what comes again is not written again. In a fork they are in
         #: the file of its parent, and as good as there.
         self._stored: dict[tuple[str, bytes], tuple[str, int]] = {}
+        #: Where None is stored.
+        self._nothing: ResultRef | None = None
         #: Whether names were made that a power cut would take.
         self._new_names = False
         self._readers: dict[tuple[str, str], SegmentReader] = {}
@@ -105,6 +107,10 @@ class ResultStore:
 
         Raises :class:`ResultUnstorable` when it can not be stored, and :class:`CheckpointUnwritable`.
         """
+        if value is None and self._nothing is not None:
+            # What most tasks return that are run for what they do.
+            self._on_put()
+            return self._nothing
         codec = self._codec_for(value)
         blob = Blob(self)
         try:
@@ -119,7 +125,10 @@ class ResultStore:
         finally:
             blob.close()
         self._on_put()
-        return ResultRef(self._run, segment, offset, length, digest.hex(), codec.name)
+        ref = ResultRef(self._run, segment, offset, length, digest.hex(), codec.name)
+        if value is None:
+            self._nothing = ref
+        return ref
 
     def _store(self, blob: Blob, codec: Codec, digest: bytes) -> tuple[str, int]:
         """Write what is new; return the name of the file and the offset in it."""
