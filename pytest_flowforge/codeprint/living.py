@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pytest_flowforge.codeprint.reach import WholeClass
 from pytest_flowforge.codeprint.things import Thing
-from pytest_flowforge.codeprint.values import code_object_digest, value_digest
+from pytest_flowforge.codeprint.values import code_object_digest, content_of, value_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -222,7 +222,7 @@ def _place(source: SourceFile, function: FunctionType) -> tuple[str, str] | None
 
 def _given(function: FunctionType, key: str) -> list[_Found]:
     """What a function was given when it was made: the variables it closes over, and its default values."""
-    cells = [_content(cell) for cell in function.__closure__ or ()]
+    cells = [content_of(cell) for cell in function.__closure__ or ()]
     named = [*zip(function.__code__.co_freevars, cells, strict=True), *_numbered(function.__defaults__ or ())]
     named += sorted((function.__kwdefaults__ or {}).items())
     return [_Found(value, f"{key}[{name}]") for name, value in named]
@@ -256,13 +256,6 @@ def _innermost(function: Any) -> Any:
         seen[id(function)] = function
         function = getattr(function, "__wrapped__", function)
     return function
-
-
-def _content(cell: Any) -> object:
-    try:
-        return cell.cell_contents
-    except ValueError:  # nothing in it yet
-        return None
 
 
 def _qualified(one: Any) -> str:

@@ -19,7 +19,7 @@ from pytest_flowforge.core.fingerprint import DIGITS, digest_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["code_object_digest", "parameter_digest", "value_digest"]
+__all__ = ["code_object_digest", "content_of", "parameter_digest", "value_digest"]
 
 #: How many objects may be inside one another, and how many values are taken apart: an object that holds a fresh copy of
 #: itself would never end. Pickle gives up earlier. (Plain data may be nested as deeply as it likes.)
@@ -207,7 +207,7 @@ class _Encoder:
 def _callable(value: Any) -> _Frame | str:
     name = _qualified(value)
     if isinstance(value, FunctionType):
-        cells = [_content(cell) for cell in value.__closure__ or ()]
+        cells = [content_of(cell) for cell in value.__closure__ or ()]
         code = code_object_digest(value.__code__, value.__doc__)
         children: list[object] = [code, value.__defaults__, value.__kwdefaults__, cells]
         return _Frame(value, f"function {name}", ordered=True, children=children)
@@ -244,7 +244,8 @@ _CONTAINERS: dict[type, tuple[bool, int]] = {
 }
 
 
-def _content(cell: Any) -> object:
+def content_of(cell: Any) -> object:
+    """What a variable of a closure holds; None as long as that is nothing."""
     try:
         return cell.cell_contents
     except ValueError:  # nothing in it yet

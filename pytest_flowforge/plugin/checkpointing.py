@@ -95,6 +95,11 @@ class Checkpointing:
             if chosen.required or chosen.replay or chosen.isolate:
                 msg = "nothing is kept without the cache of pytest (-p no:cacheprovider): add --ff-checkpoint DIR"
                 raise pytest.UsageError(msg)
+            if runs:
+                self._tell(
+                    "results are not being saved: pytest keeps nothing without its cache (-p no:cacheprovider); "
+                    "--ff-checkpoint=DIR would keep them"
+                )
         elif runs and not (chosen.replay and not chosen.save):
             self._open_to_write(self._settings)
         elif self._options.mode is not Mode.VALIDATE:
