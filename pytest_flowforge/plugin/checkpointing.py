@@ -17,6 +17,7 @@ from pytest_flowforge.keeping import Archive, Keeper
 from pytest_flowforge.plugin.fingerprints import Fingerprints, digest_of_graph
 from pytest_flowforge.plugin.naming import plural
 from pytest_flowforge.plugin.options import Mode
+from pytest_flowforge.plugin.pytest_internals import make_cache_folder
 from pytest_flowforge.plugin.settings import settings_of
 from pytest_flowforge.report.changes import Change
 
@@ -106,6 +107,8 @@ class Checkpointing:
             self._open_to_read(self._settings)
 
     def _open_to_write(self, settings: Settings) -> None:
+        if not self._options.checkpoint.explicit:
+            make_cache_folder(self._config)
         try:
             self.keeper = Keeper(settings, self._tell)
         except CheckpointUnwritable as error:

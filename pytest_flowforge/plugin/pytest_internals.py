@@ -13,6 +13,8 @@ names it, instead of with a strange failure in the middle of a run. What each is
   not collect, and whose conftest.py counts.
 * ``FixtureDef._finalizers``, ``.cached_result``: one fixture of scope "module" may live for several modules at a time.
 * the variable ``_pdb`` in the wrapper that ``--trace`` puts around a function: tracing without losing the result.
+* ``Cache._ensure_cache_dir_and_supporting_files``: who makes the cache folder puts a .gitignore into it, and pytest
+  does that only if it is the first.
 * ``TerminalWriter._file``: an answer for machines needs standard output for itself.
 """
 
@@ -46,6 +48,7 @@ __all__ = [
     "collect_children",
     "fixture_view",
     "keep_hook_proxies",
+    "make_cache_folder",
     "probe",
     "redirect_terminal",
     "register_fixture",
@@ -353,6 +356,15 @@ def collect_children(collector: pytest.Collector) -> None:
     report = collect_one_node(collector)
     if not report.passed:
         collector.ihook.pytest_collectreport(report=report)
+
+
+def make_cache_folder(config: pytest.Config) -> None:
+    """Let pytest make its cache folder, with all that belongs into it, unless it is there."""
+    ensure = getattr(getattr(config, "cache", None), "_ensure_cache_dir_and_supporting_files", None)
+    # What can not be made now will be missed, and said, by whoever needs it.
+    if ensure is not None:
+        with suppress(OSError):
+            ensure()
 
 
 def redirect_terminal(config: pytest.Config, stream: TextIO) -> TextIO:

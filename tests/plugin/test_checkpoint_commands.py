@@ -1719,3 +1719,10 @@ def test_names_of_tasks_are_no_names_of_files(flow: Flow, log: Log, pytester: py
     names = {path.name for path in _kept(pytester).rglob("*")}
     assert all(re.fullmatch(r"[A-Za-z0-9._-]{1,60}", name) for name in names)
     assert not list(pytester.path.rglob("*escaped*"))
+
+
+def test_the_cache_folder_is_as_pytest_makes_it(flow: Flow, log: Log, pytester: pytest.Pytester) -> None:
+    flow(_ETL)
+    cache = pytester.path / ".pytest_cache"
+    assert {"README.md", ".gitignore", "CACHEDIR.TAG", "flowforge"} <= {path.name for path in cache.iterdir()}
+    assert log()
