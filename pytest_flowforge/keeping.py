@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_flowforge.core.checkpoint import replay
 from pytest_flowforge.core.messages import RunBegan, RunEnded, TaskMoved
-from pytest_flowforge.core.records import Recorder, key_of
+from pytest_flowforge.core.records import Recorder
 from pytest_flowforge.core.resume import decide
 from pytest_flowforge.core.states import SUCCEEDED
 from pytest_flowforge.errors import (
@@ -89,6 +89,9 @@ class Archive:
         self._place = place
         self.store = ResultStore(place, "", codecs=codecs)
         self._runs: dict[str, RunRecord] = {}
+        self._parts: dict[str, dict[str, str]] = {}
+        #: The ids of runs, once somebody goes through all of them for each task.
+        self._ids: list[str] | None = None
         #: Bytes of an unfinished last record, of runs that were read: what a kill leaves behind.
         self.torn: dict[str, int] = {}
         #: Results that were loaded to see whether that can be done; by what tells them apart.
@@ -128,10 +131,17 @@ class Archive:
         return self._runs[run]
 
     def chosen(self, run: str = "") -> RunRecord | None:
-        """Return that run, or the last one that something can be built on; None when there is none."""
-        if run:
-            return self.run(run)
-        return next((found for found in map(self.run, reversed(self.ids())) if found.complete), None)
+        """Return that run, or the last one that something can be built on; None when there is none.
+
+        Raises :class:`CheckpointError` for a run on which nothing can be built.
+        """
+        if not run:
+            return next((found for found in map(self.run, reversed(self.ids())) if found.complete), None)
+        found = self.run(run)
+        if not found.complete:
+            msg = f"run {run} was killed before it had said what it builds on: choose another one (--ff-history)"
+            raise CheckpointError(msg)
+        return found
 
     def last(self, run: str = "") -> RunRecord | None:
         """Return that run, or the last one that has begun; None when there is none."""
@@ -169,24 +179,27 @@ class Archive:
 
     def parts(self, run: str) -> dict[str, str]:
         """Return the digests of the pieces of code that a run was made of; empty when that is not known any more."""
-        try:
-            records = self._place.read(run).records
-        except (OSError, CheckpointError):
-            return {}
-        found: dict[str, str] = {}
-        for record in records:
-            if record["ev"] == "run_code":
-                found.update(record.get("parts", {}))
-        return found
+        if run not in self._parts:
+            found = self._parts[run] = {}
+            with contextlib.suppress(OSError, CheckpointError), self._place.reading(run) as journal:
+                for record in journal:
+                    if record["ev"] == "run_code":
+                        found.update(record.get("parts", {}))
+        return self._parts[run]
 
     def earlier(self, task: TaskId) -> Iterator[TaskRecord]:
         """Yield the successes of *task* in all runs that can be read, the newest first."""
-        key = key_of(task)
-        for run in reversed(self.ids()):
+        for run in self._newest_first():
+            record = run.known(task)
+            if record is not None and record.state in SUCCEEDED:
+                yield record
+
+    def _newest_first(self) -> Iterator[RunRecord]:
+        if self._ids is None:
+            self._ids = self.ids()
+        for run in reversed(self._ids):
             with contextlib.suppress(CheckpointError):
-                record = self.run(run).standing.get(key)
-                if record is not None and record.state in SUCCEEDED:
-                    yield record
+                yield self.run(run)
 
     # Results.
 
@@ -309,10 +322,10 @@ class Keeper:
         if self.broken is not None and isinstance(event, TaskMoved) and event.after in SUCCEEDED:
             self.unsaved.append(event.task)
 
-    def put(self, task: TaskId, label: str, value: Any) -> None:
-        """Store the result of *task*, called *label*; what can not be stored is said."""
+    def put(self, task: TaskId, label: str, value: Any) -> bool:
+        """Store the result of *task*, called *label*, and return whether that was done; what can not be is said."""
         if self._store is None or self.broken is not None:
-            return
+            return False
         try:
             self._results[task] = self._store.put(value)
         except CheckpointUnwritable as error:
@@ -324,6 +337,9 @@ class Keeper:
         except BaseException as error:  # noqa: BLE001 - pickling calls methods of the value, which may raise anything
             why = f"{type(error).__name__} while it was pickled"
             self._tell(f"the result of {label} can not be stored ({why}): {label} runs again on --ff-resume")
+        else:
+            return True
+        return False
 
     def load(self, task: TaskId) -> Any:
         """Return the result that *task* has stored in this run, decoded anew; raise :class:`ResultError`."""

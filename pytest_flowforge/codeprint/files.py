@@ -27,17 +27,20 @@ def digests_of_files(folder: Path, patterns: Iterable[str]) -> dict[str, str]:
     for pattern in patterns:
         for path in _matches(folder, pattern):
             shown = path if Path(pattern).is_absolute() else Path(os.path.relpath(path, folder))
-            found.setdefault(shown.as_posix(), _digest(path))
+            name = shown.as_posix()
+            if name not in found:
+                found[name] = _digest(path)
     return dict(sorted(found.items()))
 
 
 def _matches(folder: Path, pattern: str) -> Iterator[Path]:
-    path = folder / os.path.expanduser(pattern)  # noqa: PTH111 - leaves alone what is nobody's home
+    wanted = Path(os.path.expanduser(pattern))  # noqa: PTH111 - leaves alone what is nobody's home
     if not _GLOB & set(pattern):
-        yield from _files(path)
+        yield from _files(folder / wanted)
         return
-    fixed, rest = _split(path)
-    for match in sorted(fixed.glob(rest)):
+    # Of the pattern alone: the folder may have brackets in its name.
+    fixed, rest = _split(wanted)
+    for match in sorted((folder / fixed).glob(rest)):
         yield from _files(match)
 
 
@@ -63,6 +66,6 @@ def _digest(path: Path) -> str:
                 digest.update(chunk)
     except FileNotFoundError:
         return ""
-    except OSError as error:
-        digest.update(f"unreadable {error.strerror}".encode())
+    except (OSError, ValueError) as error:
+        digest.update(f"unreadable {error}".encode("utf-8", "backslashreplace"))
     return digest.hexdigest()[:32]

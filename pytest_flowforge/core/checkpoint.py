@@ -57,6 +57,11 @@ class RunRecord:
     in_doubt: tuple[TaskId, ...]
     rolls_back: str = ""
 
+    def known(self, task: TaskId) -> TaskRecord | None:
+        """What a later run may build on of *task*; None when nothing is known of it."""
+        key = key_of(task)
+        return self.tasks.get(key) or self.carried.get(key)
+
     @property
     def standing(self) -> Mapping[TaskId, TaskRecord]:
         """Everything a later run may build on."""

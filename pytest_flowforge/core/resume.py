@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pytest_flowforge.core.records import built_on, key_of
 from pytest_flowforge.core.states import SUCCEEDED, TaskState
+from pytest_flowforge.core.triggers import Verdict, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -211,12 +212,18 @@ class _Deciding:
     def _skip(self, task: TaskId, known: TaskRecord) -> str:
         if known.state is not TaskState.SKIPPED:
             return ""
-        if not known.attempts:
+        if not known.attempts and self._is_skipped_again(task):
             self.quiet.add(task)
             # Such a skip is repeated in every run and means nothing new.
             needs = self.question.graph[task].needs
             self.made[task] = max((self.made[need] for need in needs), default=("", -1))
         return _SKIPPED
+
+    def _is_skipped_again(self, task: TaskId) -> bool:
+        """Whether the rule of *task*, none of whose upstreams does anything new, skips it: it may be another rule."""
+        rule = self.question.graph[task]
+        ends = [TaskState.SKIPPED if need in self.quiet else TaskState.REUSED for need in rule.needs]
+        return verdict(rule.when, ends) is Verdict.SKIP
 
     def _upstream(self, task: TaskId) -> str:
         """Look for an upstream that runs."""
@@ -231,18 +238,21 @@ class _Deciding:
         return "code changed" if known.fingerprint is None else known.fingerprint.change(now)
 
     def _later(self, task: TaskId, known: TaskRecord) -> str:
-        """Look for an upstream whose result is newer: it ran again when *task* was not selected, or was gone.
+        """Look for an upstream that hands on something else than what *task* was built on.
 
-        All upstreams of a task that started had ended before, so that those it was built on have earlier records. None
-        of them runs again now: that is asked before. A newer result with the same content is the same.
+        Digests tell, where both are known: --ff-cache may have brought an older result back, and a newer one with the
+        same content is the same. Else a newer record does: all upstreams of a task that started had ended before.
         """
         graph = self.question.graph
-        for need in graph[task].needs:
-            if self.made[need] > known.made:
-                on = self._built_on(task)
-                same = bool(on) and on == known.built_on
-                return "" if same else f"upstream {graph[need].label} ran again"
-        return ""
+        needs = graph[task].needs
+        on = self._built_on(task)
+        if on and known.built_on:
+            if on == known.built_on:
+                return ""
+            newest = max(needs, key=lambda need: self.made[need])
+            return f"upstream {graph[newest].label} ran again"
+        newer = next((need for need in needs if self.made[need] > known.made), None)
+        return "" if newer is None else f"upstream {graph[newer].label} ran again"
 
 
 def _state(known: TaskRecord) -> str:

@@ -75,7 +75,7 @@ class CheckpointOptions:
     @property
     def reuses(self) -> bool:
         """Whether earlier results may stand."""
-        return self.resume or self.cache
+        return (self.resume or self.cache) and not self.replay
 
     @classmethod
     def of(cls, config: pytest.Config) -> CheckpointOptions:
@@ -85,8 +85,9 @@ class CheckpointOptions:
         if option.ff_save and not option.ff_replay:
             msg = "--ff-save keeps what --ff-replay returns, and there is no --ff-replay"
             raise pytest.UsageError(msg)
-        if option.ff_run and not (option.ff_resume or option.ff_replay or option.ff_cache or _is_errand(config)):
-            msg = "--ff-run says which run is meant by --ff-resume, --ff-status or --ff-replay: give one of them"
+        cache = bool(option.ff_cache or config.getini("flowforge_cache"))
+        if option.ff_run and not (option.ff_resume or option.ff_replay or cache or _is_errand(config)):
+            msg = "--ff-run says which run --ff-resume, --ff-cache, --ff-status or --ff-replay means: give one of them"
             raise pytest.UsageError(msg)
         return cls(
             folder=_folder(config, named),
@@ -97,7 +98,7 @@ class CheckpointOptions:
             wait=option.ff_wait or 0.0,
             resume=bool(option.ff_resume),
             run=option.ff_run or "",
-            cache=bool(option.ff_cache or config.getini("flowforge_cache")),
+            cache=cache,
             force=tuple(option.ff_force or ()),
             explain=bool(option.ff_explain),
             replay=option.ff_replay or "",

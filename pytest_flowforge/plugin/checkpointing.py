@@ -11,7 +11,8 @@ import pytest
 from pytest_flowforge.core.checkpoint import carry
 from pytest_flowforge.core.records import RunHeader, key_of
 from pytest_flowforge.core.resume import Decision, Question, decide
-from pytest_flowforge.core.states import SUCCEEDED
+from pytest_flowforge.core.states import DONE, SUCCEEDED
+from pytest_flowforge.core.triggers import Verdict, verdict
 from pytest_flowforge.errors import CheckpointError, CheckpointUnwritable
 from pytest_flowforge.keeping import Archive, Keeper
 from pytest_flowforge.plugin.fingerprints import Fingerprints, digest_of_graph
@@ -22,7 +23,7 @@ from pytest_flowforge.plugin.settings import settings_of
 from pytest_flowforge.report.changes import Change
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Container, Iterable, Mapping
 
     from pytest_flowforge.core.checkpoint import RunRecord
     from pytest_flowforge.core.fingerprint import Fingerprint
@@ -73,7 +74,9 @@ class Checkpointing:
         self._tell = tell
         self.keeper: Keeper | None = None
         self.archive: Archive | None = None
-        #: The folder in which runs are kept, whether or not there are any; None where nothing is kept.
+        #: A keeper that could not begin; it still holds the lock and the archive.
+        self._unkept: Keeper | None = None
+        #: Where and how runs are kept; None where nothing is.
         self._settings: Settings | None = None
         self._prints: Fingerprints | None = None
         config.add_cleanup(self.close)
@@ -125,7 +128,9 @@ class Checkpointing:
             # Nothing was kept so far.
             return
         except CheckpointError as error:
-            raise pytest.UsageError(str(error)) from error
+            if self._options.checkpoint.reuses or self._options.checkpoint.replay:
+                raise pytest.UsageError(str(error)) from error
+            self._tell(f"earlier runs can not be read: {error}")
 
     def _not_kept(self, error: CheckpointError) -> None:
         """A run that can not be kept goes on all the same, unless somebody counts on that."""
@@ -135,7 +140,8 @@ class Checkpointing:
 
     def close(self) -> None:
         """Let other runs in."""
-        keeper, archive, self.keeper, self.archive = self.keeper, self.archive, None, None
+        keeper, archive = self.keeper or self._unkept, self.archive
+        self.keeper = self.archive = self._unkept = None
         if keeper is not None:
             keeper.close()
         elif archive is not None:
@@ -146,12 +152,16 @@ class Checkpointing:
     def decide(
         self,
         graph: TaskGraph,
+        members: Container[TaskId],
         entries: Mapping[TaskId, Entry],
         blueprint: Blueprint,
         forced: frozenset[TaskId],
         reads: Callable[[TaskId], Iterable[TaskId]],
     ) -> Reuse:
-        """Return what is to be done with the tasks of *graph*; raises UsageError for a run that can not be used."""
+        """Return what is to be done with the *members* of *graph*, which has all that they depend on as well.
+
+        Raises UsageError for a run that can not be used.
+        """
         options = self._options.checkpoint
         wanted = self.keeper is not None or options.reuses or options.explain
         if self._settings is None or not wanted:
@@ -165,9 +175,12 @@ class Checkpointing:
             decision = self._decision(graph, reuse, blueprint, forced, reads)
         except CheckpointError as error:
             raise pytest.UsageError(str(error)) from error
-        reuse.restored, reuse.reasons, reuse.in_doubt = decision.restored, decision.reasons, decision.in_doubt
+        reuse.restored = {task: record for task, record in decision.restored.items() if task in members}
+        reuse.reasons = {task: reason for task, reason in decision.reasons.items() if task in members}
+        reuse.in_doubt = tuple(task for task in decision.in_doubt if task in members)
+        reuse.fingerprints = {task: mark for task, mark in reuse.fingerprints.items() if task in members}
         if not options.rerun_unsafe:
-            reuse.refused = {task: _doubt(reuse.run) for task in decision.in_doubt if task in blueprint.once}
+            reuse.refused = {task: _doubt(reuse.run) for task in reuse.in_doubt if task in blueprint.once}
         return reuse
 
     def _decision(
@@ -198,13 +211,20 @@ class Checkpointing:
         """Return what is to be said of an earlier run that was killed."""
         lines = []
         killed = self.keeper.killed if self.keeper is not None else None
-        if killed is not None and killed.run and not self._options.checkpoint.reuses:
+        if killed is not None and self._is_complete(killed.run) and not self._options.checkpoint.reuses:
             again = f"--ff-resume --ff-run {killed.run}"
             lines.append(f"flowforge: the last run did not finish; {again} would continue it")
         torn = self.archive.torn.get(reuse.run.id, 0) if self.archive is not None and reuse.run is not None else 0
         if torn:
             lines.append(f"flowforge: dropped {torn:,} bytes of an unfinished record at the end of its journal")
         return lines
+
+    def _is_complete(self, run: str) -> bool:
+        """Whether something can be built on that run."""
+        try:
+            return bool(run) and self.archive is not None and self.archive.run(run).complete
+        except CheckpointError:
+            return False
 
     def replay(self, task: Task, graph: TaskGraph, blueprint: Blueprint, reuse: Reuse) -> None:
         """Give *task* the inputs it had in an earlier run; raises UsageError when they are not all there."""
@@ -216,7 +236,7 @@ class Checkpointing:
         if run is None or archive is None:
             msg = f"--ff-replay {task.label}: no run is kept whose inputs it could have"
             raise pytest.UsageError(msg)
-        known = {need: run.standing.get(key_of(need)) for need in blueprint.needs[task.id].by_key.values()}
+        known = {need: run.known(need) for need in blueprint.needs[task.id].by_key.values()}
         problems = [
             f"--ff-replay {task.label}: of its upstream {graph[need].label} run {run.id} has {problem}"
             for need, record in known.items()
@@ -224,18 +244,27 @@ class Checkpointing:
         ]
         if problems:
             raise pytest.UsageError(*problems)
+        states = [record.state for record in known.values() if record is not None]
+        if not set(states) <= DONE or verdict(task.when, states) is not Verdict.RUN:
+            words = ", ".join(f"{graph[need].label} {record.state.value}" for need, record in known.items() if record)
+            msg = f"--ff-replay {task.label}: in run {run.id} it could not run (when={task.when.value}; {words})"
+            raise pytest.UsageError(msg)
         reuse.run = run
         reuse.outside = {need: record for need, record in known.items() if record is not None}
 
     def changes(self, graph: TaskGraph, reuse: Reuse) -> dict[TaskId, Change]:
         """Return what has changed about the tasks of *graph* that are made of something else than before."""
         prints, archive = self._prints, self.archive
-        run = reuse.run if reuse.run is not None else (archive.chosen() if archive is not None else None)
+        try:
+            run = reuse.run if reuse.run is not None else (archive.chosen() if archive is not None else None)
+        except CheckpointError as error:
+            self._tell(f"what has changed can not be told: {error}")
+            return {}
         if run is None or prints is None or archive is None:
             return {}
         found = {}
         for task in graph:
-            known = run.standing.get(key_of(task.id))
+            known = run.known(task.id)
             now = reuse.fingerprints[task.id]
             before = known.fingerprint if known is not None else None
             if known is not None and before is not None and before != now:
@@ -251,8 +280,9 @@ class Checkpointing:
         except CheckpointError as error:
             self._tell(f"the last run can not be read: {error}")
             return {}
-        standing = run.standing if run is not None else {}
-        return {task.id: standing[key_of(task.id)].state.value for task in graph if key_of(task.id) in standing}
+        if run is None:
+            return {}
+        return {task.id: record.state.value for task in graph if (record := run.known(task.id)) is not None}
 
     def records_for(
         self, graph: TaskGraph, entries: Mapping[TaskId, Entry], blueprint: Blueprint, tasks: Iterable[TaskId]
@@ -284,7 +314,6 @@ class Checkpointing:
         if keeper is None or self._prints is None:
             return
         previous = self._previous(graph, entries, reuse)
-        standing = previous.standing if previous is not None else {}
         files = _files(entries)
         root = self._config.rootpath
 
@@ -299,16 +328,21 @@ class Checkpointing:
             argv=sys.argv[1:],
             resumes=reuse.run.id if reuse.run is not None else "",
             restored=reuse.restored,
-            carried=carry(previous, (task.id for task in graph), entries, is_gone),
-            refused={task: standing[key_of(task)] for task in reuse.refused},
+            carried={
+                **carry(previous, (task.id for task in graph), entries, is_gone),
+                # What is handed in from outside is what these tasks are built on.
+                **{key_of(task): record for task, record in reuse.outside.items()},
+            },
+            refused={task: record for task in reuse.refused if reuse.run and (record := reuse.run.known(task))},
             needs={task: tuple(needs.by_key.values()) for task, needs in blueprint.needs.items() if needs.by_key},
             parts=self._prints.parts(),
         )
         try:
             keeper.begin(at, header)
-        except CheckpointUnwritable as error:
+        except CheckpointError as error:
             self._not_kept(error)
-            self.close()
+            # The archive stays: there may be results in it that this run reads.
+            self._unkept, self.keeper = keeper, None
         # Code is much, and is asked about no more; of fingerprints only those that may still change are needed.
         self._prints.close()
         reuse.fingerprints = {task: reuse.fingerprints[task] for task in blueprint.rules if task in graph}
@@ -334,6 +368,9 @@ class Checkpointing:
             now = self._prints.again(task, before)
             if now != before:
                 self.keeper.fingerprints[task] = now
+            else:
+                # Of an attempt before.
+                self.keeper.fingerprints.pop(task, None)
 
     def made(self, task: TaskId) -> None:
         """*task* has succeeded: take note of the files it declares to make."""
@@ -347,6 +384,7 @@ class Checkpointing:
         keeper = self.keeper
         if keeper is None:
             return
+        keeper.save()
         if keeper.broken is not None:
             self._complain(keeper)
             session.exitstatus = _INTERNAL_ERROR

@@ -83,7 +83,8 @@ def _status(config: pytest.Config, options: CheckpointOptions, settings: Setting
         if config.option.ff_format == "json":
             print(report.status_as_json(found, alive=alive))
         else:
-            _print(report.status_lines(found, config.get_verbosity(), alive=alive))
+            last = found.id == archive.ids()[-1]
+            _print(report.status_lines(found, config.get_verbosity(), alive=alive, last=last))
     return pytest.ExitCode.OK
 
 
@@ -106,8 +107,9 @@ def _history(config: pytest.Config, options: CheckpointOptions, settings: Settin
 def _check(config: pytest.Config, options: CheckpointOptions, settings: Settings) -> int:
     del config, options
     with contextlib.closing(Archive.open(settings)) as archive:
-        problems = [printable(str(one.error), _LONGEST) for one in archive.history() if isinstance(one, Unreadable)]
-        readable = [one for one in archive.history() if not isinstance(one, Unreadable)]
+        everything = list(archive.history())
+        problems = [printable(str(one.error), _LONGEST) for one in everything if isinstance(one, Unreadable)]
+        readable = [one for one in everything if not isinstance(one, Unreadable)]
         last = next((one for one in reversed(readable) if one.began), None)
         if last is not None and last.ended is None:
             alive = archive.is_alive(last.id)
@@ -161,10 +163,9 @@ def _rollback(config: pytest.Config, options: CheckpointOptions, settings: Setti
     del options
     target: str = config.option.ff_rollback
     with _locked(settings) as keeper:
-        to = keeper.archive.run(target)
-        if not to.complete:
-            msg = f"run {target} was killed before it had said what it builds on: choose another one (--ff-history)"
-            raise CheckpointError(msg)
+        to = keeper.archive.chosen(target)
+        if to is None:
+            raise FileNotFoundError
         at = time.time()
         header = RunHeader(
             "",

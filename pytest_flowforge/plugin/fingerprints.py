@@ -144,6 +144,6 @@ def _roots(config: pytest.Config, entries: Iterable[Entry]) -> list[Path]:
 
 
 def digest_of_graph(fingerprints: Mapping[TaskId, Fingerprint]) -> str:
-    """Return the digest of the code of a whole flow: of all its tasks, their names and parameters."""
+    """Return the digest of all the code of these tasks, and of their names and parameters."""
     texts = [text for task, mark in sorted(fingerprints.items()) for text in (task, mark.code, mark.parameters)]
     return digest_of(*texts)

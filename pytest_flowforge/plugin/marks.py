@@ -219,6 +219,9 @@ def _texts(name: str, value: object) -> tuple[str, ...]:
             what = "names" if name == "env" else "paths or patterns"
             msg = f"cache({name}={quoted(value)}): give {what} as texts, as in {name}=[{_EXAMPLES[name]!r}]"
             raise BadMark(msg)
+        if name != "env" and any("**" in part and part != "**" for part in PurePath(str(text)).parts):
+            msg = f"cache({name}={quoted(value)}): ** stands alone between slashes, as in raw/**/*.csv"
+            raise BadMark(msg)
     return tuple(str(text) for text in texts)
 
 

@@ -58,6 +58,8 @@ class Reporter:
         self._tree = tree
         #: The reports of attempts that have just ended.
         self._held: dict[TaskId, list[pytest.TestReport]] = {}
+        #: Tasks whose last attempt could not begin.
+        self._never_begun: set[TaskId] = set()
         #: The failures of tasks that wait for their next attempt: should it be called off, these are what counts.
         self._waiting: dict[TaskId, list[pytest.TestReport]] = {}
 
@@ -70,6 +72,7 @@ class Reporter:
         item = self._entries[task].item
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         self._held[task] = [_report(item, "failed", text)]
+        self._never_begun.add(task)
 
     def __call__(self, event: Event) -> None:
         # The most frequent first.
@@ -97,6 +100,9 @@ class Reporter:
         hook = item.ihook
         for report in reports:
             hook.pytest_runtest_logreport(report=report)
+        if event.task in self._never_begun and event.after is not TaskState.RETRYING:
+            # There was no teardown to give up what was kept for it.
+            _report_release(item, self._tree)
         hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
 
     def _on_called_off(self, event: TaskMoved) -> None:

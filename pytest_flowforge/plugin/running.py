@@ -158,11 +158,10 @@ class Runner:
 
     def _take_result(self, task: TaskId, value: Any) -> None:
         """*task* has succeeded, and nobody knows yet: what it returned is kept first."""
-        self.values.put(task, value)
         keeper = self._checkpointing.keeper
-        if keeper is not None:
-            keeper.put(task, self._graph[task].label, value)
-            self._checkpointing.made(task)
+        stored = keeper is not None and keeper.put(task, self._graph[task].label, value)
+        self.values.put(task, value, stored=stored)
+        self._checkpointing.made(task)
 
     def _cut_off(self, status: int) -> None:
         """The task that runs calls ``os._exit``: write down what can still be said."""

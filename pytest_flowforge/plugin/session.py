@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_flowforge.core.graph import TaskGraph
+from pytest_flowforge.core.model import Trigger
 from pytest_flowforge.core.selection import Selection, select
 from pytest_flowforge.errors import GraphError, Problem
 from pytest_flowforge.plugin import fixtures
@@ -112,7 +114,6 @@ class FlowSession:
         #: Items that this session, or another plugin, has left out.
         self._deselected: set[pytest.Item] = set()
         self._flows: _Flows | None = None
-        self._runner: Runner | None = None
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionstart(self, session: pytest.Session) -> None:
@@ -200,7 +201,10 @@ class FlowSession:
         self._deselect([item for item in unwanted if item not in self._deselected])
         reuse = self._decide(graph, ordered, directory, blueprint)
         if replay:
-            self._checkpointing.replay(ordered.tasks[0], graph, blueprint, reuse)
+            task = graph[ordered.tasks[0].id]
+            self._checkpointing.replay(task, graph, blueprint, reuse)
+            # Alone, and whatever its rule says: it has been judged.
+            ordered = TaskGraph.build([dataclasses.replace(task, needs=(), when=Trigger.ALWAYS)], graph.pools)
         elif self._options.only:
             self._take_from_earlier(graph, selection, directory, blueprint, reuse)
         return _Flows(ordered, directory.entries, blueprint, selection, reuse)
@@ -209,7 +213,10 @@ class FlowSession:
         """Find out which of the selected tasks run."""
         forced = by_expressions(self._options.checkpoint.force, graph, directory, "--ff-force")
         reading = Reading(directory.entries, blueprint.needs)
-        reuse = self._checkpointing.decide(ordered, directory.entries, blueprint, forced, reading.of)
+        members = [task.id for task in ordered]
+        # What --ff-only leaves out still tells whether what was built on it stands.
+        whole = graph.restrict({*members, *graph.ancestors(members)}) if self._options.only else ordered
+        reuse = self._checkpointing.decide(whole, ordered, directory.entries, blueprint, forced, reading.of)
         self._terminal.reuses(reuse)
         self._terminal.first_lines = self._checkpointing.first_lines(reuse)
         if self._options.mode is Mode.LIST:

@@ -94,9 +94,9 @@ class Values:
             return upstreams
         return frozenset(task for task in upstreams if task in self._graph or task in self._earlier)
 
-    def put(self, task: TaskId, value: Any) -> None:
-        """Keep *value* as the result of *task* as long as somebody may ask for it."""
-        if self._fresh is None:
+    def put(self, task: TaskId, value: Any, *, stored: bool) -> None:
+        """Keep *value* as the result of *task* as long as somebody may ask for it, unless it can be had *stored*."""
+        if self._fresh is None or not stored:
             self._store.put(task, value)
 
     def __call__(self, event: Event) -> None:
@@ -138,7 +138,7 @@ class Values:
         if record is not None and record.state in SUCCEEDED:
             return self._from_earlier(task, record)
         if task in self._succeeded:
-            return self._store.get(task) if self._fresh is None else self._fresh(task)
+            return self._store.get(task) if self._fresh is None or task in self._store else self._fresh(task)
         if record is not None:
             name = key_of(task).rpartition("::")[2].removeprefix("flow_")
             return NoResult(name, record.state.value, record.because, record.because or None)

@@ -27,7 +27,6 @@ __all__ = [
 ]
 
 _LONGEST_REASON = 160
-_RESUME = "continue it with --ff-resume"
 
 
 def outcome_of(run: RunRecord, *, alive: bool = False) -> str:
@@ -55,8 +54,12 @@ def seconds_of(run: RunRecord) -> float | None:
 # Status.
 
 
-def status_lines(run: RunRecord, verbosity: int, *, alive: bool = False) -> list[str]:
-    """One line about *run*, and one for each of its tasks: state, attempts, duration, why."""
+def status_lines(run: RunRecord, verbosity: int, *, alive: bool = False, last: bool = True) -> list[str]:
+    """One line about *run*, and one for each of its tasks: state, attempts, duration, why.
+
+    *last* tells whether it is the run that --ff-resume means.
+    """
+    again = f"continue it with --ff-resume{'' if last else f' --ff-run {run.id}'}"
     name = _names(run)
     counts = _counts(run)
     head = f"run {run.id}: {outcome_of(run, alive=alive)}"
@@ -81,9 +84,9 @@ def status_lines(run: RunRecord, verbosity: int, *, alive: bool = False) -> list
         ]
         lines += columns(rows)
     if run.ended is None and not alive:
-        lines.append(f"its process was killed, or the machine went down: {_RESUME}")
+        lines.append(f"its process was killed, or the machine went down: {again}")
     elif not is_ok(run) and run.ended is not None:
-        lines.append(_RESUME)
+        lines.append(again)
     return lines
 
 
@@ -125,7 +128,7 @@ def history_lines(runs: Iterable[tuple[RunRecord, bool]]) -> list[str]:
         rows.append(
             [
                 run.id,
-                _when(run.began),
+                _when(run.began) if run.began else "",
                 outcome_of(run, alive=alive),
                 f"code {run.graph_digest[:8]}" if run.graph_digest else "",
                 "" if seconds is None else duration(seconds),
@@ -147,7 +150,7 @@ def _as_dict(run: RunRecord, *, alive: bool) -> dict[str, Any]:
     return {
         "run": run.id,
         "outcome": outcome_of(run, alive=alive),
-        "began": run.began,
+        "began": run.began or None,
         "ended": run.ended,
         "seconds": seconds_of(run),
         "stopped": run.stopped,

@@ -11,6 +11,7 @@ import os
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
+from weakref import WeakSet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +36,20 @@ class Syncable(Protocol):
         """Make it survive; raise :class:`CheckpointUnwritable`."""
 
 
+#: What may have a thread.
+_ALIVE: WeakSet[GroupCommit] = WeakSet()
+
+
+def _settle_all() -> None:
+    """No thread of ours is there while a task forks: that would be a hazard to the child, and Python warns of it."""
+    for commit in list(_ALIVE):
+        commit.settle()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_settle_all)
+
+
 class GroupCommit:
     """Syncs what it is given in this order, results before the journal that names them.
 
@@ -49,13 +64,15 @@ class GroupCommit:
         self._interval = interval
         #: Whether a thread is to sync what is new, and has not begun to.
         self._planned = False
-        self._closing = threading.Event()
+        #: Set to have the thread do its work at once.
+        self._hurry = threading.Event()
         #: One sync at a time: what is being synced by the thread is not durable yet for who asks.
         self._lock = threading.Lock()
         self._broken: CheckpointUnwritable | None = None
         self._thread: threading.Thread | None = None
         self._getpid = os.getpid
         self._owner = self._getpid()
+        _ALIVE.add(self)
 
     def watch(self, *targets: Syncable) -> None:
         """Sync these from now on, in this order."""
@@ -86,11 +103,18 @@ class GroupCommit:
         """Wait for the thread and sync what is new."""
         if self._getpid() != self._owner:
             return
-        self._closing.set()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        self.settle()
         self.commit()
+
+    def settle(self) -> None:
+        """Have the thread, if there is one, do its work now and end."""
+        thread = self._thread
+        if thread is None or self._getpid() != self._owner:
+            return
+        self._hurry.set()
+        thread.join()
+        self._hurry.clear()
+        self._thread = None
 
     def _is_foreign(self) -> bool:
         """Whether this is a fork of the process that made it; raise what went wrong before."""
@@ -108,7 +132,7 @@ class GroupCommit:
             raise
 
     def _work(self) -> None:
-        self._closing.wait(self._interval)
+        self._hurry.wait(self._interval)
         # From here on there may be more that is new, and another thread for it.
         self._planned = False
         # What goes wrong is kept, and raised where somebody listens.

@@ -34,6 +34,7 @@ from pytest_flowforge.core.states import SUCCEEDED
 from pytest_flowforge.keeping import Archive, Keeper, Settings
 from pytest_flowforge.storage.files import Files
 from pytest_flowforge.storage.places import Place
+from tests.places import python_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -379,7 +380,7 @@ class _World:
         environment |= {
             "CHAOS_LOG": str(self.log),
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-            "PYTHONPATH": str(_ROOT),
+            "PYTHONPATH": python_path(),
             "PYTHONUNBUFFERED": "1",
             "XDG_CONFIG_HOME": str(self.config),
         }

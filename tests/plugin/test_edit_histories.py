@@ -11,7 +11,6 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from textwrap import dedent
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -20,9 +19,11 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from pytest_flowforge.keeping import Archive, Settings
+from tests.places import python_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     import pytest
 
@@ -237,7 +238,7 @@ class Project:
         environment |= {
             "EDITS_LOG": str(self._log),
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-            "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
+            "PYTHONPATH": python_path(),
             # Two edits within a second may leave a file as long as it was, and Python would not notice.
             "PYTHONDONTWRITEBYTECODE": "1",
             "XDG_CONFIG_HOME": str(self._config),

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pytest_flowforge.codeprint import CodePrinter
+from tests.places import python_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,7 +94,7 @@ def printed_elsewhere(folder: Path, *names: str, seed: str, cwd: Path) -> dict[s
 def run_elsewhere(script: str, *arguments: str, seed: str, cwd: Path) -> dict[str, Any]:
     """Run *script* in a new process with this hash seed and working directory; return the JSON it prints."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("COV", "PYTEST"))}
-    environment |= {"PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    environment |= {"PYTHONHASHSEED": seed, "PYTHONPATH": python_path(*filter(None, sys.path))}
     command = [sys.executable, "-c", script, *arguments]
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr

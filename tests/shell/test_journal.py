@@ -711,7 +711,9 @@ for number in range(10**6):
 
 @posix
 def test_a_killed_process_loses_nothing_it_had_written(place: Folder) -> None:
-    with subprocess.Popen([sys.executable, "-c", KILLED, str(place.path)], stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(place.path)], stdout=subprocess.PIPE, cwd=place.path
+    ) as process:
         assert process.stdout is not None
         acknowledged = [process.stdout.readline() for _ in range(500)]
         process.send_signal(signal.SIGKILL)
@@ -954,7 +956,8 @@ lock.release()
 def other(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     Place.open(tmp_path / "c").close()
     command = [sys.executable, "-c", HOLDER, str(tmp_path / "c")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=tmp_path) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "locked\n"
         yield process
