@@ -84,6 +84,8 @@ class Project:
         self._files: dict[str, SourceFile | None] = {}
         self._real: dict[str, SourceFile | None] = {}
         self._modules: dict[tuple[str, str], SourceFile | str] = {}
+        #: Folders elsewhere that links in the project lead to -> what their files are called.
+        self._linked: dict[str, str] = {}
         #: Folders -> whether they are, or are in, a virtual environment or a folder of installed packages.
         self._foreign: dict[str, bool] = {}
 
@@ -107,12 +109,13 @@ class Project:
             path = ospath.realpath(name)
             found = self._real.get(path)
             if found is None and (always or path not in self._real):
-                found = self._real[path] = self._open(path, always=always)
+                found = self._real[path] = self._open(name, path, always=always)
             self._files[name] = found
         return found
 
-    def _open(self, path: str, *, always: bool) -> SourceFile | None:
-        label = self.label(path) or (ospath.basename(path) if always and not self._is_foreign(path) else None)
+    def _open(self, name: str, path: str, *, always: bool) -> SourceFile | None:
+        label = self.label(path) or self._label_by_link(name, path)
+        label = label or (ospath.basename(path) if always and not self._is_foreign(path) else None)
         if label is None or not path.endswith((".py", ".pyw")):
             return None
         index = self._cache.index(path)
@@ -124,7 +127,19 @@ class Project:
             folder = ospath.join(root, "")
             if path.startswith(folder):
                 return None if self._is_foreign(path, folder) else label + path[len(folder) :].replace(os.sep, "/")
+        for folder, label in self._linked.items():
+            if path.startswith(folder):
+                return label + path[len(folder) :].replace(os.sep, "/")
         return None
+
+    def _label_by_link(self, name: str, path: str) -> str | None:
+        """What a file is called that lies elsewhere, and that a link in the project leads to under this *name*."""
+        given = ospath.abspath(name)  # noqa: PTH100 - links are the very thing
+        label = self.label(given) if given != path else None
+        if label is not None and ospath.basename(given) == ospath.basename(path):
+            # What lies beside it there is reached through the same link.
+            self._linked[ospath.join(ospath.dirname(path), "")] = label[: -len(ospath.basename(path))]
+        return label
 
     def _is_foreign(self, path: str, root: str = "") -> bool:
         """Whether the file belongs to Python or to an installed package; folders above *root* do not tell."""

@@ -187,7 +187,8 @@ class _Story:
 
     def _standing(self, task: TaskId) -> TaskRecord:
         if task in self.running:
-            return TaskRecord(TaskState.RUNNING, self.running[task], fingerprint=self.prints[task])
+            made = (self.run, -1)
+            return TaskRecord(TaskState.RUNNING, self.running[task], fingerprint=self.prints[task], made=made)
         return self.ends.get(task) or TaskRecord(fingerprint=self.prints[task])
 
     def on_started(self, record: Record) -> None:

@@ -22,20 +22,20 @@ if TYPE_CHECKING:
     from pytest_flowforge.core.model import TaskId
     from pytest_flowforge.core.records import ResultRef, TaskRecord
 
-__all__ = ["FORCED", "NEVER_STARTED", "NEW_TASK", "Decision", "Question", "decide"]
+__all__ = ["FORCED", "IN_DOUBT", "NEVER_STARTED", "NEW_TASK", "Decision", "Question", "decide"]
 
 NEW_TASK = "new task"
 NEVER_STARTED = "never started"
 FORCED = "forced"
 _NOT_CACHED = "cache(False)"
-_IN_DOUBT = "was running when the run ended"
+IN_DOUBT = "was running when the run ended"
 _SKIPPED = "was skipped"
 _OTHER_INPUTS = "no earlier run had the same inputs"
 
 #: Why a task that has not succeeded runs again, by its state.
 _BY_STATE = {
     TaskState.PENDING: NEVER_STARTED,
-    TaskState.RUNNING: _IN_DOUBT,
+    TaskState.RUNNING: IN_DOUBT,
     TaskState.FAILED: "failed last time",
     TaskState.TIMED_OUT: "timed out last time",
     TaskState.CRASHED: "crashed last time",
@@ -52,7 +52,7 @@ _BY_FAILURE = {
 }
 
 #: States in which a task may have done its work without anybody having been told.
-_DOUBTFUL = frozenset({TaskState.RUNNING, TaskState.CRASHED})
+_DOUBTFUL = frozenset({TaskState.RUNNING, TaskState.CRASHED, TaskState.INTERRUPTED, TaskState.TIMED_OUT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +60,8 @@ class Decision:
     """What a run does with each task: every one is in ``restored`` or in ``reasons``, in topological order.
 
     ``restored`` has the record of the result that stands, ``reasons`` why a task runs. ``in_doubt`` are tasks that run
-    and may have done their work before: those that were running when the run ended, or whose process crashed. Whoever
-    must not do it twice is to be asked first.
+    and may have done their work before: those that were running when the run ended, or were cut off by an interrupt, a
+    crash or their time limit. Whoever must not do it twice is to be asked first.
     """
 
     restored: Mapping[TaskId, TaskRecord]

@@ -11,9 +11,9 @@ import pytest
 from pytest_flowforge.core.checkpoint import carry
 from pytest_flowforge.core.records import RunHeader, key_of
 from pytest_flowforge.core.resume import Decision, Question, decide
-from pytest_flowforge.core.states import DONE, SUCCEEDED
+from pytest_flowforge.core.states import DONE, SUCCEEDED, TaskState
 from pytest_flowforge.core.triggers import Verdict, verdict
-from pytest_flowforge.errors import CheckpointError, CheckpointUnwritable
+from pytest_flowforge.errors import CheckpointError, CheckpointLocked, CheckpointUnwritable
 from pytest_flowforge.keeping import Archive, Keeper
 from pytest_flowforge.plugin.fingerprints import Fingerprints, digest_of_graph
 from pytest_flowforge.plugin.naming import plural
@@ -113,13 +113,24 @@ class Checkpointing:
         if not self._options.checkpoint.explicit:
             make_cache_folder(self._config)
         try:
-            self.keeper = Keeper(settings, self._tell)
+            self.keeper = self._lock(settings)
         except CheckpointUnwritable as error:
             self._not_kept(error)
             return
         except CheckpointError as error:
             raise pytest.UsageError(str(error)) from error
         self.archive = self.keeper.archive
+
+    def _lock(self, settings: Settings) -> Keeper:
+        try:
+            return Keeper(replace(settings, wait=0.0), self._tell)
+        except CheckpointLocked as error:
+            reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+            if not settings.wait:
+                raise
+            if reporter is not None:
+                reporter.write_line(f"flowforge: waiting: {str(error).partition(':')[0]}")
+        return Keeper(settings, self._tell)
 
     def _open_to_read(self, settings: Settings) -> None:
         try:
@@ -180,7 +191,7 @@ class Checkpointing:
         reuse.in_doubt = tuple(task for task in decision.in_doubt if task in members)
         reuse.fingerprints = {task: mark for task, mark in reuse.fingerprints.items() if task in members}
         if not options.rerun_unsafe:
-            reuse.refused = {task: _doubt(reuse.run) for task in reuse.in_doubt if task in blueprint.once}
+            reuse.refused = {task: _doubt(task, reuse.run) for task in reuse.in_doubt if task in blueprint.once}
         return reuse
 
     def _decision(
@@ -419,9 +430,16 @@ _INTERNAL_ERROR = 3
 _MOST_NAMES = 10
 
 
-def _doubt(run: RunRecord | None) -> str:
-    of = f" when run {run.id} ended" if run is not None else ""
+def _doubt(task: TaskId, run: RunRecord | None) -> str:
+    record = run.known(task) if run is not None else None
+    state = record.state if record is not None else TaskState.RUNNING
+    what = "was running when" if state is TaskState.RUNNING else f"{_CUT_OFF.get(state, state.value)} before"
+    of = f"{what} run {record.made[0]} ended" if record is not None and record.made[0] else "was running"
     return (
-        f"it was running{of} and may have done its work, and it is marked idempotent(False): look whether it has, "
+        f"it {of}, it may have done its work, and it is marked idempotent(False): look whether it has, "
         "then add --ff-rerun-unsafe to run it again"
     )
+
+
+#: How an attempt was cut off, in words.
+_CUT_OFF = {TaskState.INTERRUPTED: "was interrupted", TaskState.TIMED_OUT: "timed out", TaskState.CRASHED: "crashed"}

@@ -110,15 +110,21 @@ def _check(config: pytest.Config, options: CheckpointOptions, settings: Settings
         everything = list(archive.history())
         problems = [printable(str(one.error), _LONGEST) for one in everything if isinstance(one, Unreadable)]
         readable = [one for one in everything if not isinstance(one, Unreadable)]
-        last = next((one for one in reversed(readable) if one.began), None)
+        last = readable[-1] if readable else None
+        problems += [
+            f"run {one.id}: {archive.torn[one.id]:,} bytes behind its last record ('pytest --ff-repair' cuts them off)"
+            for one in readable
+            if one.ended is not None and archive.torn.get(one.id)
+        ]
         if last is not None and last.ended is None:
             alive = archive.is_alive(last.id)
             problems.append(f"last run {last.id} {'is running' if alive else 'did not finish'}")
-        current = next((one for one in reversed(readable) if one.complete), None)
-        faults = [] if current is None else archive.faults(current)
-    problems += [f"{printable(task)}: {reason}" for task, reason in faults[:_MOST]]
+        faults = {fault: one.id for one in readable for fault in archive.faults(one)}
+    advice = "--ff-resume makes them again" if faults else ""
+    problems += [f"run {of}: {printable(task)}: {reason}" for (task, reason), of in list(faults.items())[:_MOST]]
     if len(faults) > _MOST:
         problems.append(f"and {len(faults) - _MOST:,} more results that can not be used")
+    problems += [advice] if advice else []
     if not problems and last is None:
         raise FileNotFoundError
     _print(

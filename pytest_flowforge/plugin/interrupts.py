@@ -37,6 +37,8 @@ class Interrupts:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def _take(self, number: int, frame: Any) -> None:
+        # Where it hit is what people want to see.
+        __tracebackhide__ = True
         if self._held and not self._pending:
             self._pending = True
             return

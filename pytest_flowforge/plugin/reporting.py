@@ -123,7 +123,8 @@ class Reporter:
         elif event.after is TaskState.REUSED:
             report = _report(item, "passed", None, "call")
             report.flowforge_state = REUSED  # type: ignore[attr-defined]
-            report.user_properties.append(("flowforge", event.because))
+            # Reporters of JUnit look at what the item has when it is torn down.
+            item.user_properties.append(("flowforge", event.because))
             self._make_known(item, report)
 
     def _make_known(self, item: pytest.Item, report: pytest.TestReport) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TextIO
 import pytest
 
 from pytest_flowforge.core.plan import plan
+from pytest_flowforge.core.resume import IN_DOUBT
 from pytest_flowforge.errors import Problem
 from pytest_flowforge.plugin.checkpointing import Reuse
 from pytest_flowforge.plugin.naming import plural
@@ -43,6 +44,7 @@ class Terminal:
         self._selection: Selection | None = None
         self._summary: Summary | None = None
         self._reuse = Reuse()
+        self._decided = False
         #: The command that continues this run, should it not end well.
         self.resume_command = ""
         #: What is to be said before anything else.
@@ -70,6 +72,7 @@ class Terminal:
     def reuses(self, reuse: Reuse) -> None:
         """Take note of what stands of earlier runs."""
         self._reuse = reuse
+        self._decided = True
 
     def watch(self, summary: Summary) -> None:
         """Show this run at the end."""
@@ -146,15 +149,16 @@ class Terminal:
             return []
         if self._options.mode is not Mode.RUN and self._verbosity < 0:
             # Names alone were asked for.
-            return []
+            return list(self.explanation)
         along = self._along(self._graph, self._selection)
         return [*self.first_lines, *along, *self._reused(self._graph), *self.explanation]
 
     def _reused(self, graph: TaskGraph) -> list[str]:
-        if self._options.mode is not Mode.RUN or not self._options.checkpoint.reuses:
+        if not self._decided or self._options.mode is not Mode.RUN or not self._options.checkpoint.reuses:
             return []
         reuse = self._reuse
-        lines = text.in_doubt_lines([graph[task] for task in reuse.in_doubt if task not in reuse.refused], graph)
+        again = [task for task in reuse.in_doubt if task not in reuse.refused and reuse.reasons[task] == IN_DOUBT]
+        lines = text.in_doubt_lines([graph[task] for task in again], graph)
         start = "reuses what earlier runs have made" if self._options.checkpoint.cache else "no earlier run to continue"
         if reuse.run is not None and self._options.checkpoint.resume:
             start = f"continues run {reuse.run.id}"

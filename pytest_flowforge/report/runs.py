@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 _LONGEST_REASON = 160
+_DOUBT = "in doubt"
 
 
 def outcome_of(run: RunRecord, *, alive: bool = False) -> str:
@@ -61,7 +62,7 @@ def status_lines(run: RunRecord, verbosity: int, *, alive: bool = False, last: b
     """
     again = f"continue it with --ff-resume{'' if last else f' --ff-run {run.id}'}"
     name = _names(run)
-    counts = _counts(run)
+    counts = _counts(run, alive=alive)
     head = f"run {run.id}: {outcome_of(run, alive=alive)}"
     details = [_when(run.began), _enumerated(counts)]
     if (seconds := seconds_of(run)) is not None:
@@ -114,7 +115,7 @@ def no_status_as_json() -> str:
 def _state(record: TaskRecord, run: RunRecord, *, alive: bool) -> str:
     # Nobody runs it any more, and nobody knows how far it came.
     ended = run.ended is not None or not alive
-    return "in doubt" if record.state is TaskState.RUNNING and ended else record.state.value
+    return _DOUBT if record.state is TaskState.RUNNING and ended else record.state.value
 
 
 # History.
@@ -132,7 +133,7 @@ def history_lines(runs: Iterable[tuple[RunRecord, bool]]) -> list[str]:
                 outcome_of(run, alive=alive),
                 f"code {run.graph_digest[:8]}" if run.graph_digest else "",
                 "" if seconds is None else duration(seconds),
-                f"to {printable(run.rolls_back)}" if run.rolls_back else _enumerated(_counts(run)),
+                f"to {printable(run.rolls_back)}" if run.rolls_back else _enumerated(_counts(run, alive=alive)),
                 f"continues {printable(run.resumes)}" if run.resumes and not run.rolls_back else "",
             ]
         )
@@ -157,17 +158,17 @@ def _as_dict(run: RunRecord, *, alive: bool) -> dict[str, Any]:
         "resumes": run.resumes or None,
         "rolls_back": run.rolls_back or None,
         "code": run.graph_digest,
-        "counts": {state.value: count for state, count in _counts(run).items()},
+        "counts": dict(_counts(run, alive=alive)),
     }
 
 
-def _counts(run: RunRecord) -> Mapping[TaskState, int]:
-    found = Counter(record.state for record in run.tasks.values())
-    return {state: found[state] for state in TaskState if found[state]}
+def _counts(run: RunRecord, *, alive: bool) -> Mapping[str, int]:
+    found = Counter(_state(record, run, alive=alive) for record in run.tasks.values())
+    return {word: found[word] for word in [*(state.value for state in TaskState), _DOUBT] if found[word]}
 
 
-def _enumerated(counts: Mapping[TaskState, int]) -> str:
-    return ", ".join(f"{count:,} {state.value}" for state, count in counts.items())
+def _enumerated(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {word}" for word, count in counts.items())
 
 
 def _names(run: RunRecord) -> Callable[[TaskId], str]:

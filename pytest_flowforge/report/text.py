@@ -134,7 +134,10 @@ def reuse_lines(
         return lines + columns(rows)
     by_reason: dict[str, list[str]] = {}
     for task, reason in reasons.items():
-        by_reason.setdefault(reason, []).append(name(graph[task]))
+        shared = (
+            "an upstream runs again" if reason.startswith("upstream ") and reason.endswith(" runs again") else reason
+        )
+        by_reason.setdefault(shared, []).append(name(graph[task]))
     shown = list(by_reason.items())[:_MOST_LINES]
     lines += [f"  run  {_enumeration(tasks, _MOST_NAMES)}: {printable(reason)}" for reason, tasks in shown]
     if len(by_reason) > len(shown):

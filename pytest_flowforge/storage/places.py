@@ -245,8 +245,7 @@ def _check_version(folder: Folder, *, create: bool) -> None:
         text = folder.text("VERSION")
     except FileNotFoundError:
         if create:
-            folder.put(".gitignore", _IGNORE)
-            folder.put("VERSION", b"%d\n" % _VERSION)
+            _claim(folder)
         return
     if not re.fullmatch(rb"\d{1,9}\n", text):
         msg = f"{folder.path / 'VERSION'} holds no version: this is no checkpoint, choose another --ff-checkpoint"
@@ -257,6 +256,23 @@ def _check_version(folder: Folder, *, create: bool) -> None:
             f" {_VERSION}: update it, or use another --ff-checkpoint"
         )
         raise CheckpointVersion(msg)
+
+
+def _claim(folder: Folder) -> None:
+    """Make a checkpoint of an empty folder; raise :class:`CheckpointUnsafe` for one that is somebody else's."""
+    # What a process leaves behind that was killed on its way here is ours.
+    others = [name for name in folder.names() if not name.startswith((_TEMPORARY, ".gitignore", "runs"))]
+    with contextlib.suppress(FileNotFoundError):
+        if folder.text(".gitignore") != _IGNORE:
+            others.append(".gitignore")
+    if others:
+        msg = (
+            f"{folder.path} is no checkpoint and holds other things ({others[0]}): choose an empty folder with"
+            " --ff-checkpoint, or one that is not there yet"
+        )
+        raise CheckpointUnsafe(msg)
+    folder.put(".gitignore", _IGNORE)
+    folder.put("VERSION", b"%d\n" % _VERSION)
 
 
 def _stamp(at: float) -> str:

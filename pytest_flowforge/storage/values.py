@@ -146,7 +146,8 @@ class ResultStore:
         try:
             return self._key.sign(codec.name, digest)
         except CheckpointError as error:
-            msg = f"can not be stored: there is no key to sign it with ({error}; or set FLOWFORGE_KEY)"
+            why = str(error).partition(":")[0]
+            msg = f"can not be stored: there is no key to sign it with ({why}); set FLOWFORGE_KEY, or XDG_CONFIG_HOME"
             raise ResultUnstorable(msg) from error
 
     @property

@@ -1269,7 +1269,7 @@ def test_a_checkpoint_that_is_deleted_during_the_run_is_noticed(
     assert result.ret in {_INTERNAL, _OK}
     if result.ret == _OK:
         assert log() == ["next"]
-        assert flow(source.replace("shutil.rmtree", "str"), "--ff-resume").parseoutcomes()["reused"] == 1
+        assert flow({}, "--ff-resume").parseoutcomes()["reused"] == 2
     else:
         result.stdout.fnmatch_lines(["cannot write *"])
     assert not list(pytester.path.rglob(".tmp-*"))
@@ -1611,9 +1611,9 @@ def test_isolated_readers_of_what_can_not_be_stored(flow: Flow, log: Log) -> Non
 
     result = flow(source, "--ff-isolate")
 
-    assert result.ret == _FAILED
-    assert "lock" in result.stdout.str()
-    assert log() == []
+    assert result.ret == _OK
+    result.stdout.fnmatch_lines(["*result of lock*passed on in memory*"])
+    assert log() == ["use"]
 
 
 def test_a_result_that_goes_while_the_run_is_on_fails_its_reader_alone(
