@@ -32,6 +32,9 @@ _RESULTS = "results"
 _RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}", re.ASCII)
 _TEMPORARY = ".tmp-"
 
+#: What else may stand in a checkpoint.
+_OURS = (".gitignore", "runs", "run.lock", "RUNNING")
+
 #: A checkpoint may stand in a project's tree; what is in it is no source.
 _IGNORE = b"# Results of pytest-flowforge runs.\n*\n"
 
@@ -261,7 +264,7 @@ def _check_version(folder: Folder, *, create: bool) -> None:
 def _claim(folder: Folder) -> None:
     """Make a checkpoint of an empty folder; raise :class:`CheckpointUnsafe` for one that is somebody else's."""
     # What a process leaves behind that was killed on its way here is ours.
-    others = [name for name in folder.names() if not name.startswith((_TEMPORARY, ".gitignore", "runs"))]
+    others = [name for name in folder.names() if not name.startswith((_TEMPORARY, *_OURS))]
     with contextlib.suppress(FileNotFoundError):
         if folder.text(".gitignore") != _IGNORE:
             others.append(".gitignore")

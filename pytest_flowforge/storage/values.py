@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_flowforge.core.records import ResultRef
 from pytest_flowforge.errors import (
     CheckpointError,
+    CheckpointUnwritable,
     ResultDamaged,
     ResultError,
     ResultMissing,
@@ -146,7 +147,8 @@ class ResultStore:
         try:
             return self._key.sign(codec.name, digest)
         except CheckpointError as error:
-            why = str(error).partition(":")[0]
+            # Another checkpoint would not help there.
+            why = str(error).partition(":")[0] if isinstance(error, CheckpointUnwritable) else error
             msg = f"can not be stored: there is no key to sign it with ({why}); set FLOWFORGE_KEY, or XDG_CONFIG_HOME"
             raise ResultUnstorable(msg) from error
 
