@@ -485,6 +485,28 @@ def test_a_success_built_on_something_else_does_not_stand() -> None:
     }
 
 
+def test_an_older_result_that_came_back_is_another_one() -> None:
+    world = World()
+    prints = dict.fromkeys(ids(CHAIN), CODE)
+    world.run(CHAIN, contents=" of the old")
+    world.run(CHAIN, prints={**prints, tid("extract"): Fingerprint("new", "parameters")}, contents=" of the new")
+    alone = CHAIN.restrict([tid("extract")])
+    world.run(alone, prints=prints, decision=search(world, alone), collected=CHAIN)
+    assert world.current.tasks[tid("extract")].state is TaskState.REUSED
+    told = reasons(world.decide(CHAIN, prints))
+    assert told == {"transform": "upstream extract ran again", "load": "upstream transform runs again"}
+
+
+def test_a_skip_that_another_rule_would_not_repeat_is_none() -> None:
+    def alarm(when: Trigger) -> TaskGraph:
+        return flow(task("a"), task("b", "a", when=when), task("c", "b", when=Trigger.ALL_DONE))
+
+    world = World()
+    world.run(alarm(Trigger.ANY_FAILED))
+    assert reasons(world.decide(alarm(Trigger.ANY_FAILED))) == {"b": "was skipped"}
+    assert reasons(world.decide(alarm(Trigger.ALL_SUCCESS))) == {"b": "was skipped", "c": "upstream b runs again"}
+
+
 def test_what_may_not_stand() -> None:
     world = World()
     world.run(CHAIN)

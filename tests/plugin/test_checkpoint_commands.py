@@ -1726,3 +1726,29 @@ def test_the_cache_folder_is_as_pytest_makes_it(flow: Flow, log: Log, pytester: 
     cache = pytester.path / ".pytest_cache"
     assert {"README.md", ".gitignore", "CACHEDIR.TAG", "flowforge"} <= {path.name for path in cache.iterdir()}
     assert log()
+
+
+def test_a_folder_of_somebody_else_is_left_alone(flow: Flow, log: Log, pytester: pytest.Pytester) -> None:
+    pytester.path.joinpath(".gitignore").write_text("mine", encoding="utf-8")
+    result = flow(_ETL, "--ff-checkpoint=.")
+    assert result.ret == _USAGE
+    result.stderr.fnmatch_lines(["*is no checkpoint and holds other things*"])
+    assert pytester.path.joinpath(".gitignore").read_text(encoding="utf-8") == "mine"
+    assert log() == []
+
+
+def test_a_task_that_could_not_run_is_not_replayed(flow: Flow, log: Log) -> None:
+    flow(_ETL)
+    log()
+    for more in ([], ["--ff-cache"], ["--ff-save"]):
+        result = flow({}, "--ff-replay", "report", *more)
+        assert result.ret == _USAGE
+        result.stderr.fnmatch_lines(["*it could not run (when=all_success; load failed)*"])
+    assert log() == []
+
+
+def test_a_replay_runs_although_the_result_stands(flow: Flow, log: Log) -> None:
+    flow(_ETL)
+    log()
+    assert flow({}, "--ff-replay", "extract", "--ff-cache").ret == _OK
+    assert log() == ["extract"]
