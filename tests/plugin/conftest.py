@@ -31,7 +31,7 @@ class Flow(Protocol):
 
 
 @pytest.fixture
-def flow(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Flow:
+def flow(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Flow:
     """Write *files* into ``pytester.path`` and run ``pytest --flowforge *args`` there, in a subprocess.
 
     *files* is the source of ``flow_it.py``, or a dict of sources by path; an empty one runs what is there already.
@@ -42,6 +42,11 @@ def flow(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Flow:
     # With the plugins of the environment, each run would take longer and depend on what is installed.
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    # Nor is the key of whoever runs the tests used, or made.
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+    monkeypatch.delenv("FLOWFORGE_KEY", raising=False)
+    # Python overlooks an edit within a second where it has compiled the file before.
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
 
     def flow(
         files: str | Mapping[str, str],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.plugin.conftest import words
+from tests.plugin.keeping import make_ready, reasons_in, run_ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,35 +18,6 @@ if TYPE_CHECKING:
     Log = Callable[[], list[str]]
 
 _OK, _FAILED, _USAGE = pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.USAGE_ERROR
-
-
-@pytest.fixture(autouse=True)
-def _apart(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep the key of whoever runs the tests out of it, and edits within a second from being overlooked by Python."""
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
-    monkeypatch.delenv("FLOWFORGE_KEY", raising=False)
-    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
-
-
-_REASON = re.compile(r"^  run +(\S+) +(.+)$", re.MULTILINE)
-
-
-def _reasons(result: pytest.RunResult) -> dict[str, str]:
-    """Why each task runs, as the run says when it begins."""
-    return {name: reason.strip() for name, reason in _REASON.findall(result.stdout.str())}
-
-
-def _reused(result: pytest.RunResult) -> set[str]:
-    return {name for name, word in words(result) if word == "REUSED"}
-
-
-def _runs(pytester: pytest.Pytester) -> list[str]:
-    return sorted(path.name for path in (pytester.path / ".pytest_cache" / "flowforge" / "runs").iterdir())
-
-
-def _ready(pytester: pytest.Pytester) -> None:
-    """Flows here fail as long as this file is not there."""
-    pytester.path.joinpath("ready").touch()
 
 
 _CHAIN = """
@@ -93,7 +64,7 @@ def test_what_is_up_to_date_does_not_run(
     assert log() == []
     result.stdout.fnmatch_lines(["flowforge: reuses what earlier runs have made: 3 reused, 0 to run"])
     dry = flow({}, *options, "--ff-dry-run")
-    assert dry.stdout.str().count(f"reused from run {_runs(pytester)[0]}") == 3
+    assert dry.stdout.str().count(f"reused from run {run_ids(pytester)[0]}") == 3
 
 
 def test_without_it_everything_runs(flow: Flow, log: Log) -> None:
@@ -108,13 +79,13 @@ def test_after_a_failure_only_what_failed_runs(flow: Flow, log: Log, pytester: p
     source = _CHAIN.replace('log("total")', 'log("total"); assert os.path.exists("ready")')
     assert flow(source, "--ff-cache").ret == _FAILED
     log()
-    _ready(pytester)
+    make_ready(pytester)
 
     result = flow({}, "--ff-cache", "-v")
 
     assert result.ret == _OK
     assert log() == ["total", "report"]
-    assert _reasons(result) == {"total": "failed last time", "report": "was blocked"}
+    assert reasons_in(result) == {"total": "failed last time", "report": "was blocked"}
 
 
 def test_going_back_to_earlier_code_reuses_what_it_had_made(flow: Flow, log: Log, pytester: pytest.Pytester) -> None:
@@ -122,7 +93,7 @@ def test_going_back_to_earlier_code_reuses_what_it_had_made(flow: Flow, log: Log
     flow(_CHAIN, "--ff-cache")
     flow(other, "--ff-cache")
     assert log() == ["extract", "total", "report", "total", "report"]
-    first, _ = _runs(pytester)
+    first, _ = run_ids(pytester)
 
     result = flow(_CHAIN, "--ff-cache", "--ff-explain")
 
@@ -176,7 +147,7 @@ def test_an_upstream_that_gave_something_else_runs_its_downstreams(
 
     assert result.ret == _OK
     assert log() == ["total", "report"]
-    assert _reasons(result)["total"] == "upstream extract ran again"
+    assert reasons_in(result)["total"] == "upstream extract ran again"
     assert flow({}, "--ff-cache").parseoutcomes() == {"reused": 3}
 
 
@@ -257,7 +228,7 @@ def test_another_input_file_runs_the_task(
 
     assert result.ret == _OK
     assert log() == ["read", f"use {seen}"]
-    assert _reasons(result) == {"read": reason, "use": "upstream read runs again"}
+    assert reasons_in(result) == {"read": reason, "use": "upstream read runs again"}
     assert flow({}, option).parseoutcomes() == {"reused": 3}
 
 
@@ -362,10 +333,10 @@ def test_an_input_that_an_upstream_writes_in_the_same_run(
     if outputs:
         # Its output is not what it made: it is made again, and is what was read before.
         assert log() == ["make", "read TWO"]
-        assert _reasons(result)["make"] == "output made.txt changed"
+        assert reasons_in(result)["make"] == "output made.txt changed"
     else:
         assert log() == ["read edited"]
-        assert _reasons(result) == {"read": "input made.txt changed"}
+        assert reasons_in(result) == {"read": "input made.txt changed"}
 
 
 # ---- output files ----------------------------------------------------------------------------------------------------
@@ -417,7 +388,7 @@ def test_an_output_that_is_gone_or_changed_is_made_again(
 
     assert result.ret == _OK
     assert log() == ["train", "evaluate"]
-    assert _reasons(result) == {"train": reason, "evaluate": "upstream train runs again"}
+    assert reasons_in(result) == {"train": reason, "evaluate": "upstream train runs again"}
     assert flow({}, option).parseoutcomes() == {"reused": 3}
 
 
@@ -463,7 +434,7 @@ def test_an_environment_variable_that_counts(
     result = flow({}, "--ff-cache", "-v")
 
     assert log() == (["fit"] if runs else [])
-    assert _reasons(result) == ({"fit": "env MODEL changed"} if runs else {})
+    assert reasons_in(result) == ({"fit": "env MODEL changed"} if runs else {})
 
 
 @pytest.mark.parametrize(
@@ -483,7 +454,7 @@ def test_another_version_runs_the_task(flow: Flow, log: Log, before: str, after:
     result = flow(source.format(after), "--ff-cache", "-v")
 
     assert log() == ["fit"]
-    assert _reasons(result) == {"fit": reason}
+    assert reasons_in(result) == {"fit": reason}
     assert flow(source.format(before), "--ff-cache").parseoutcomes() == {"reused": 1}
 
 
@@ -497,7 +468,7 @@ def test_a_task_that_is_never_reused_and_what_depends_on_it(flow: Flow, log: Log
     result = flow({}, "--ff-cache", "-v")
 
     assert log() == ["total", "report"]
-    assert _reasons(result) == {"total": "cache(False)", "report": "upstream total runs again"}
+    assert reasons_in(result) == {"total": "cache(False)", "report": "upstream total runs again"}
     # What a run has done it has done: to resume is not to look for what is up to date.
     assert flow({}, "--ff-resume").parseoutcomes() == {"reused": 3}
 
@@ -548,7 +519,7 @@ def test_tasks_run_by_force(flow: Flow, log: Log, option: str, force: str, reaso
     result = flow({}, option, "--ff-force", force, "-v")
 
     assert result.ret == _OK
-    assert _reasons(result) == reasons
+    assert reasons_in(result) == reasons
     assert log() == list(reasons)
 
 
@@ -600,7 +571,7 @@ def _explained_files(pytester: pytest.Pytester) -> dict[str, str]:
 def test_each_task_is_explained_in_a_line(flow: Flow, pytester: pytest.Pytester, log: Log) -> None:
     del log
     flow(_explained_files(pytester))
-    (run,) = _runs(pytester)
+    (run,) = run_ids(pytester)
 
     told = _explained(flow({}, "--ff-cache", "--ff-explain"))
 
@@ -707,7 +678,7 @@ def test_a_hook_adds_to_what_a_task_is_made_of(flow: Flow, log: Log, before: str
 
     assert result.ret == _OK
     assert log() == (["total", "report"] if reason else [])
-    assert _reasons(result) == ({"total": reason, "report": "upstream total runs again"} if reason else {})
+    assert reasons_in(result) == ({"total": reason, "report": "upstream total runs again"} if reason else {})
 
 
 def test_a_hook_that_comes_or_goes_without_an_answer_changes_nothing(flow: Flow, log: Log) -> None:

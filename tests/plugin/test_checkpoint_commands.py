@@ -22,6 +22,7 @@ from zlib import crc32
 import pytest
 
 from tests.plugin.conftest import words
+from tests.plugin.keeping import flip, journal_of, make_ready, place_of, reasons_in, records_in, run_ids, tree_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -34,30 +35,6 @@ _OK, _FAILED, _NOTHING = pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytes
 _INTERNAL, _USAGE = pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.USAGE_ERROR
 
 _POSIX = pytest.mark.skipif(os.name != "posix", reason="about files as POSIX has them")
-
-
-@pytest.fixture(autouse=True)
-def _apart(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep the key of whoever runs the tests out of it, and edits within a second from being overlooked by Python."""
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
-    monkeypatch.delenv("FLOWFORGE_KEY", raising=False)
-    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
-
-
-def _kept(pytester: pytest.Pytester) -> Path:
-    return pytester.path / ".pytest_cache" / "flowforge"
-
-
-def _runs(pytester: pytest.Pytester) -> list[str]:
-    return sorted(path.name for path in _kept(pytester).joinpath("runs").iterdir())
-
-
-def _journal(pytester: pytest.Pytester, run: int = -1) -> Path:
-    return _kept(pytester) / "runs" / _runs(pytester)[run] / "journal.jsonl"
-
-
-def _records(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()]
 
 
 def _write_records(path: Path, records: Iterable[dict[str, Any]]) -> None:
@@ -77,26 +54,8 @@ def _write_records(path: Path, records: Iterable[dict[str, Any]]) -> None:
 
 def _results(path: Path) -> dict[str, list[Any]]:
     """Where the results of the successes in a journal are, by task name."""
-    ends = [record for record in _records(path) if record.get("state") == "success"]
+    ends = [record for record in records_in(path) if record.get("state") == "success"]
     return {end["task"].partition("::flow_")[2]: end["result"] for end in ends}
-
-
-def _flip(path: Path, place: int) -> None:
-    content = bytearray(path.read_bytes())
-    content[place] ^= 1
-    path.write_bytes(bytes(content))
-
-
-def _ready(pytester: pytest.Pytester) -> None:
-    """Flows here fail as long as this file is not there."""
-    pytester.path.joinpath("ready").touch()
-
-
-_REASON = re.compile(r"^  run +(\S+) +(.+)$", re.MULTILINE)
-
-
-def _reasons(result: pytest.RunResult) -> dict[str, str]:
-    return {name: reason.strip() for name, reason in _REASON.findall(result.stdout.str())}
 
 
 def _ask(flow: Flow, *args: str) -> pytest.RunResult:
@@ -109,15 +68,6 @@ def _wait_for(path: Path, text: str) -> None:
     while not (path.exists() and text in path.read_text(encoding="utf-8")):
         assert time.monotonic() < deadline, f"waited for {text!r} in {path}"
         time.sleep(0.01)
-
-
-#: Files that the fixtures of these tests write.
-_OURS = frozenset({"stdout", "stderr", "log.txt"})
-
-
-def _tree(folder: Path) -> dict[str, tuple[int, bytes]]:
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in _OURS]
-    return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
 _ETL = """
@@ -185,7 +135,7 @@ def _going_on(flow: Flow, pytester: pytest.Pytester, source: str = _GATE) -> Ite
 def test_status_of_the_last_run(flow: Flow, log: Log, pytester: pytest.Pytester) -> None:
     del log
     flow(_ETL)
-    (run,) = _runs(pytester)
+    (run,) = run_ids(pytester)
 
     result = _ask(flow, "--ff-status")
 
@@ -205,9 +155,9 @@ def test_status_of_the_last_run(flow: Flow, log: Log, pytester: pytest.Pytester)
 def test_status_of_another_run(flow: Flow, log: Log, pytester: pytest.Pytester) -> None:
     del log
     flow(_ETL)
-    _ready(pytester)
+    make_ready(pytester)
     flow({}, "--ff-resume")
-    first, second = _runs(pytester)
+    first, second = run_ids(pytester)
 
     last, other = _ask(flow, "--ff-status"), _ask(flow, "--ff-status", "--ff-run", first)
 
@@ -241,7 +191,7 @@ def test_status_for_machines(flow: Flow, log: Log, pytester: pytest.Pytester) ->
     told = json.loads(_ask(flow, "--ff-status", "--ff-format", "json").stdout.str())
 
     assert told["format"] == 1
-    assert (told["run"], told["outcome"]) == (_runs(pytester)[0], "failed")
+    assert (told["run"], told["outcome"]) == (run_ids(pytester)[0], "failed")
     assert told["counts"] == {"success": 2, "failed": 1, "blocked": 1}
     assert [(task["id"], task["state"]) for task in told["tasks"]] == [
         ("flow_it.py::flow_extract", "success"),
@@ -255,10 +205,10 @@ def test_status_for_machines(flow: Flow, log: Log, pytester: pytest.Pytester) ->
 def test_history(flow: Flow, log: Log, pytester: pytest.Pytester) -> None:
     del log
     flow(_ETL)
-    _ready(pytester)
+    make_ready(pytester)
     flow({}, "--ff-resume")
     flow(_ETL.replace("* 10", "* 20"))
-    first, second, third = _runs(pytester)
+    first, second, third = run_ids(pytester)
 
     result = _ask(flow, "--ff-history")
 
@@ -283,13 +233,13 @@ def test_history(flow: Flow, log: Log, pytester: pytest.Pytester) -> None:
 def test_questions_while_a_run_is_going_on(flow: Flow, log: Log, pytester: pytest.Pytester) -> None:
     del log
     with _going_on(flow, pytester) as process:
-        (run,) = _runs(pytester)
+        (run,) = run_ids(pytester)
         status = _ask(flow, "--ff-status")
         history = _ask(flow, "--ff-history")
         machine = json.loads(_ask(flow, "--ff-status", "--ff-format", "json").stdout.str())
         check = _ask(flow, "--ff-check")
         plan = flow({}, "--ff-dry-run", "--ff-resume")
-        _ready(pytester)
+        make_ready(pytester)
         output, _ = process.communicate(timeout=60)
 
     assert process.returncode == _OK, output
@@ -308,7 +258,7 @@ def test_questions_after_a_run_was_killed(flow: Flow, log: Log, pytester: pytest
     del log
     with _going_on(flow, pytester) as process:
         process.kill()
-    (run,) = _runs(pytester)
+    (run,) = run_ids(pytester)
 
     status = _ask(flow, "--ff-status")
     check = _ask(flow, "--ff-check")
@@ -343,7 +293,7 @@ def test_where_nothing_is_kept(flow: Flow, pytester: pytest.Pytester, option: st
 
     assert result.ret == status
     assert "no runs are kept in" in result.stdout.str() + result.stderr.str()
-    assert not _kept(pytester).exists()
+    assert not place_of(pytester).exists()
 
 
 def test_history_for_machines_where_nothing_is_kept(flow: Flow) -> None:
@@ -387,7 +337,7 @@ def test_names_that_a_terminal_would_obey_are_shown_harmless(flow: Flow) -> None
 def test_check_of_a_run_that_ended(flow: Flow, log: Log, pytester: pytest.Pytester, *, ready: bool) -> None:
     del log
     if ready:
-        _ready(pytester)
+        make_ready(pytester)
     flow(_ETL)
 
     result = _ask(flow, "--ff-check")
@@ -399,8 +349,8 @@ def test_check_of_a_run_that_ended(flow: Flow, log: Log, pytester: pytest.Pytest
 def test_check_names_results_that_are_damaged(flow: Flow, log: Log, pytester: pytest.Pytester) -> None:
     del log
     flow(_ETL)
-    run, segment, offset, *_ = _results(_journal(pytester))["transform"]
-    _flip(_kept(pytester) / "runs" / run / "results" / segment, offset + 2)
+    run, segment, offset, *_ = _results(journal_of(pytester))["transform"]
+    flip(place_of(pytester) / "runs" / run / "results" / segment, offset + 2)
 
     result = _ask(flow, "--ff-check")
 
@@ -411,10 +361,10 @@ def test_check_names_results_that_are_damaged(flow: Flow, log: Log, pytester: py
 
 def _damage(pytester: pytest.Pytester) -> tuple[Path, int]:
     """Flip a bit of the record of the end of ``transform``; return the journal and the number of that line."""
-    journal = _journal(pytester)
+    journal = journal_of(pytester)
     lines = journal.read_bytes().splitlines(keepends=True)
     at = next(place for place, line in enumerate(lines) if b"task_finished" in line and b"flow_transform" in line)
-    _flip(journal, sum(map(len, lines[:at])) + 40)
+    flip(journal, sum(map(len, lines[:at])) + 40)
     return journal, at + 1
 
 
@@ -423,7 +373,7 @@ def test_a_damaged_journal_is_refused_and_repaired(flow: Flow, log: Log, pyteste
     journal, line = _damage(pytester)
     before = journal.read_bytes()
     log()
-    _ready(pytester)
+    make_ready(pytester)
 
     refused = flow({}, "--ff-resume")
     assert refused.ret == _USAGE
@@ -434,14 +384,14 @@ def test_a_damaged_journal_is_refused_and_repaired(flow: Flow, log: Log, pyteste
     assert journal.read_bytes() == before
     assert _ask(flow, "--ff-check").ret == _FAILED
     assert _ask(flow, "--ff-status").ret == _USAGE
-    _ask(flow, "--ff-history").stdout.fnmatch_lines([f"{_runs(pytester)[0]}: *is damaged*"])
+    _ask(flow, "--ff-history").stdout.fnmatch_lines([f"{run_ids(pytester)[0]}: *is damaged*"])
 
     repaired = _ask(flow, "--ff-repair")
     assert repaired.ret == _OK
-    repaired.stdout.fnmatch_lines([f"run {_runs(pytester)[0]}: {line - 1} good records kept; *"])
+    repaired.stdout.fnmatch_lines([f"run {run_ids(pytester)[0]}: {line - 1} good records kept; *"])
     (old,) = journal.parent.glob("*.old")
     assert old.read_bytes() == before
-    assert len(_records(journal)) == line - 1
+    assert len(records_in(journal)) == line - 1
 
     result = flow({}, "--ff-resume", "-v")
     assert result.ret == _OK
@@ -453,7 +403,7 @@ def test_a_new_run_goes_its_way_beside_a_damaged_one(flow: Flow, log: Log, pytes
     del log
     flow(_ETL)
     _damage(pytester)
-    _ready(pytester)
+    make_ready(pytester)
 
     assert flow({}).ret == _OK
     assert flow({}, "--ff-resume").parseoutcomes() == {"reused": 4}
@@ -463,13 +413,13 @@ def test_a_new_run_goes_its_way_beside_a_damaged_one(flow: Flow, log: Log, pytes
 def test_nothing_to_repair(flow: Flow, log: Log, pytester: pytest.Pytester) -> None:
     del log
     flow(_ETL)
-    before = _tree(_kept(pytester) / "runs")
+    before = tree_of(place_of(pytester) / "runs")
 
     result = _ask(flow, "--ff-repair")
 
     assert result.ret == _OK
     result.stdout.fnmatch_lines(["nothing to repair"])
-    assert _tree(_kept(pytester) / "runs") == before
+    assert tree_of(place_of(pytester) / "runs") == before
 
 
 def test_clear_throws_all_away(flow: Flow, log: Log, pytester: pytest.Pytester) -> None:
@@ -481,7 +431,7 @@ def test_clear_throws_all_away(flow: Flow, log: Log, pytester: pytest.Pytester) 
 
     assert result.ret == _OK
     result.stdout.fnmatch_lines(["2 runs and all results deleted from *"])
-    assert _runs(pytester) == []
+    assert run_ids(pytester) == []
     again = flow({}, "--ff-resume")
     again.stdout.fnmatch_lines(["flowforge: no earlier run to continue*"])
     assert log() == ["extract", "transform", "load [10, 20, 30]"]
@@ -490,7 +440,7 @@ def test_clear_throws_all_away(flow: Flow, log: Log, pytester: pytest.Pytester) 
 def test_clear_leaves_what_is_not_ours(flow: Flow, log: Log, pytester: pytest.Pytester) -> None:
     del log
     flow(_ETL)
-    strange = _kept(pytester) / "runs" / "notes.txt"
+    strange = place_of(pytester) / "runs" / "notes.txt"
     strange.write_text("mine", encoding="ascii")
 
     assert _ask(flow, "--ff-clear").ret == _OK
@@ -508,21 +458,21 @@ def test_a_folder_that_is_no_checkpoint_is_not_cleared(flow: Flow, pytester: pyt
 
 
 def test_going_back_to_an_earlier_run(flow: Flow, log: Log, pytester: pytest.Pytester) -> None:
-    _ready(pytester)
+    make_ready(pytester)
     flow(_ETL)
     flow(_ETL.replace("* 10", "* 20"))
-    first, second = _runs(pytester)
+    first, second = run_ids(pytester)
     log()
 
     result = _ask(flow, "--ff-rollback", first)
 
     assert result.ret == _OK
     result.stdout.fnmatch_lines([f"the results of run {first} are the current ones now; *"])
-    assert _runs(pytester)[:2] == [first, second]
+    assert run_ids(pytester)[:2] == [first, second]
     assert flow(_ETL, "--ff-resume").parseoutcomes() == {"reused": 4}
     _ask(flow, "--ff-history").stdout.fnmatch_lines([f"* rollback *to {first}"])
     other = flow(_ETL.replace("* 10", "* 30"), "--ff-resume", "-v")
-    assert _reasons(other) == {
+    assert reasons_in(other) == {
         "transform": "code changed",
         "load": "upstream transform runs again",
         "report": "upstream load runs again",
@@ -541,7 +491,7 @@ def test_going_back_to_a_run_that_is_not_there(flow: Flow, log: Log, pytester: p
 
     assert result.ret == _USAGE
     result.stderr.fnmatch_lines(["ERROR: *--ff-history*"])
-    assert len(_runs(pytester)) == 1
+    assert len(run_ids(pytester)) == 1
 
 
 # ---- replay ----------------------------------------------------------------------------------------------------------
@@ -552,7 +502,7 @@ def test_a_failed_task_is_replayed_with_its_inputs_and_nothing_is_written(
 ) -> None:
     flow(_ETL)
     log()
-    before = _tree(_kept(pytester))
+    before = tree_of(place_of(pytester))
 
     again = flow({}, "--ff-replay", "load", "-v")
 
@@ -560,19 +510,19 @@ def test_a_failed_task_is_replayed_with_its_inputs_and_nothing_is_written(
     assert words(again) == [("load", "FAILED")]
     assert log() == ["load [10, 20, 30]"]
     assert "continue with" not in again.stdout.str()
-    _ready(pytester)
+    make_ready(pytester)
     good = flow({}, "--ff-replay", "load", "-v")
     assert good.ret == _OK
     assert words(good) == [("load", "PASSED")]
     assert log() == ["load [10, 20, 30]"]
-    assert _tree(_kept(pytester)) == before
-    assert _reasons(flow({}, "--ff-resume", "--ff-dry-run"))["load"] == "failed last time"
+    assert tree_of(place_of(pytester)) == before
+    assert reasons_in(flow({}, "--ff-resume", "--ff-dry-run"))["load"] == "failed last time"
 
 
 def test_a_replay_that_is_saved_is_continued(flow: Flow, log: Log, pytester: pytest.Pytester) -> None:
     flow(_ETL)
     log()
-    _ready(pytester)
+    make_ready(pytester)
 
     assert flow({}, "--ff-replay", "load", "--ff-save").ret == _OK
     assert log() == ["load [10, 20, 30]"]
@@ -592,7 +542,7 @@ def test_a_replay_with_code_that_was_mended_since(flow: Flow, log: Log, pytester
 
     assert flow({}, "--ff-resume").ret == _OK
     assert log() == ["report 60"]
-    assert len(_runs(pytester)) == 3
+    assert len(run_ids(pytester)) == 3
 
 
 def test_a_replay_in_the_debugger(flow: Flow, log: Log) -> None:
@@ -608,7 +558,7 @@ def test_the_inputs_of_another_run(flow: Flow, log: Log, pytester: pytest.Pytest
     flow(_ETL)
     flow(_ETL.replace("* 10", "* 20"))
     log()
-    first, _ = _runs(pytester)
+    first, _ = run_ids(pytester)
 
     flow({}, "--ff-replay", "load")
     flow({}, "--ff-replay", "load", "--ff-run", first)
@@ -668,12 +618,12 @@ def _replay_of_nothing(pytester: pytest.Pytester) -> None:
 
 
 def _remove_results(pytester: pytest.Pytester) -> None:
-    for results in _kept(pytester).rglob("results"):
+    for results in place_of(pytester).rglob("results"):
         shutil.rmtree(results)
 
 
 def _remove_runs(pytester: pytest.Pytester) -> None:
-    shutil.rmtree(_kept(pytester))
+    shutil.rmtree(place_of(pytester))
 
 
 @pytest.mark.parametrize(
@@ -723,14 +673,14 @@ def test_a_replay_of_a_task_whose_upstream_never_ran(flow: Flow, log: Log) -> No
 def test_old_runs_go_and_results_in_use_stay(flow: Flow, log: Log, pytester: pytest.Pytester) -> None:
     ini = "[pytest]\nflowforge_keep_runs = 2\n"
     flow({"pytest.ini": ini, "flow_it.py": _ETL})
-    (first,) = _runs(pytester)
+    (first,) = run_ids(pytester)
     for _ in range(3):
         assert flow({}, "--ff-resume").ret == _FAILED
     log()
     history = [line.split()[0] for line in _ask(flow, "--ff-history").stdout.lines if line]
     assert len(history) == 2
     assert first not in history
-    _ready(pytester)
+    make_ready(pytester)
 
     result = flow({}, "--ff-resume")
 
@@ -738,8 +688,8 @@ def test_old_runs_go_and_results_in_use_stay(flow: Flow, log: Log, pytester: pyt
     assert log() == ["load [10, 20, 30]", "report 60"]
     for _ in range(2):
         flow({})
-    assert len(_runs(pytester)) == 2
-    assert first not in _runs(pytester)
+    assert len(run_ids(pytester)) == 2
+    assert first not in run_ids(pytester)
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "many", ""])
@@ -761,7 +711,7 @@ def test_a_second_run_is_told_who_is_there(flow: Flow, log: Log, pytester: pytes
         cleared = _ask(flow, "--ff-clear")
         elsewhere = flow({}, "-k", "first", "--ff-checkpoint", "elsewhere")
         assert log() == ["first"]
-        _ready(pytester)
+        make_ready(pytester)
         process.communicate(timeout=60)
 
     for result in [*results, cleared]:
@@ -770,7 +720,7 @@ def test_a_second_run_is_told_who_is_there(flow: Flow, log: Log, pytester: pytes
         assert "--ff-wait" in result.stderr.str()
     assert elsewhere.ret == _OK
     assert process.returncode == _OK
-    assert len(_runs(pytester)) == 1
+    assert len(run_ids(pytester)) == 1
 
 
 def test_a_second_run_waits_if_it_may(flow: Flow, log: Log, pytester: pytest.Pytester) -> None:
@@ -779,7 +729,7 @@ def test_a_second_run_waits_if_it_may(flow: Flow, log: Log, pytester: pytest.Pyt
         second = pytester.popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
         time.sleep(1)
         assert second.poll() is None
-        _ready(pytester)
+        make_ready(pytester)
         process.communicate(timeout=60)
         output, _ = second.communicate(timeout=60)
 
@@ -793,7 +743,7 @@ def test_a_run_that_was_killed_keeps_nobody_out(flow: Flow, log: Log, pytester: 
         process.kill()
         process.wait()
         log()
-        _ready(pytester)
+        make_ready(pytester)
         result = flow({}, "--ff-resume")
 
     assert result.ret == _OK
@@ -843,7 +793,7 @@ def test_a_run_that_can_not_be_kept_goes_on_unless_that_matters(
     flow: Flow, log: Log, pytester: pytest.Pytester
 ) -> None:
     _cache_is_a_file(pytester)
-    _ready(pytester)
+    make_ready(pytester)
 
     result = flow(_ETL)
 
@@ -934,7 +884,7 @@ def test_a_place_that_is_not_to_be_trusted_is_refused(
     says: str,
     options: list[str],
 ) -> None:
-    place = _kept(pytester)
+    place = place_of(pytester)
     place.parent.mkdir()
     plant(place)
 
@@ -949,7 +899,7 @@ def test_a_place_that_is_not_to_be_trusted_is_refused(
 
 @_POSIX
 def test_a_link_as_lock_is_not_followed(flow: Flow, log: Log, pytester: pytest.Pytester) -> None:
-    place = _kept(pytester)
+    place = place_of(pytester)
     place.parent.mkdir()
     _link_as_lock(place)
 
@@ -965,14 +915,14 @@ def test_a_link_as_lock_is_not_followed(flow: Flow, log: Log, pytester: pytest.P
 def test_what_others_could_write_is_cleared_without_being_read(flow: Flow, log: Log, pytester: pytest.Pytester) -> None:
     flow(_ETL)
     log()
-    _kept(pytester).chmod(0o777)
+    place_of(pytester).chmod(0o777)
     assert flow({}, "--ff-resume").ret == _USAGE
 
     assert _ask(flow, "--ff-clear").ret == _OK
 
     assert flow({}, "--ff-resume").ret == _FAILED
     assert log() == ["extract", "transform", "load [10, 20, 30]"]
-    assert stat.S_IMODE(_kept(pytester).stat().st_mode) == 0o700
+    assert stat.S_IMODE(place_of(pytester).stat().st_mode) == 0o700
 
 
 @_POSIX
@@ -984,14 +934,14 @@ def test_nobody_else_can_read_or_write_what_is_kept(flow: Flow, log: Log, pytest
     finally:
         os.umask(old)
 
-    place = _kept(pytester)
+    place = place_of(pytester)
     for path in [place, *place.rglob("*")]:
         mode = stat.S_IMODE(path.stat().st_mode)
         assert mode == (0o700 if path.is_dir() else 0o600), path
 
 
 def test_without_the_cache_of_pytest(flow: Flow, log: Log, pytester: pytest.Pytester) -> None:
-    _ready(pytester)
+    make_ready(pytester)
     without = ["-p", "no:cacheprovider"]
 
     assert flow(_ETL, *without).ret == _OK
@@ -1012,10 +962,10 @@ def test_another_folder(flow: Flow, log: Log, pytester: pytest.Pytester, *, abso
     option = f"--ff-checkpoint={folder if absolute else folder.relative_to(pytester.path)}"
     flow(_ETL, option)
     log()
-    _ready(pytester)
+    make_ready(pytester)
 
     assert folder.joinpath("VERSION").is_file()
-    assert not _kept(pytester).exists()
+    assert not place_of(pytester).exists()
     assert flow({}, option, "--ff-resume").ret == _OK
     assert log() == ["load [10, 20, 30]", "report 60"]
     assert _ask(flow, "--ff-status", option).ret == _OK
@@ -1027,7 +977,7 @@ def test_another_folder_outside_of_the_project_may_follow_its_option(
     outside = tmp_path_factory.mktemp("outside") / "runs"
     flow(_ETL, "--ff-checkpoint", str(outside))
     log()
-    _ready(pytester)
+    make_ready(pytester)
 
     # By now it exists, and pytest would take it for a part of the project.
     result = flow({}, "--ff-resume", "--ff-checkpoint", str(outside))
@@ -1073,7 +1023,7 @@ def test_clearing_the_cache_of_pytest_leaves_runs_alone(
 ) -> None:
     flow({"flow_it.py": _ETL, "test_it.py": "def test_it(): pass\n"})
     log()
-    _ready(pytester)
+    make_ready(pytester)
 
     if flowforge:
         assert flow({}, "--cache-clear", "-k", "extract").ret == _OK
@@ -1088,8 +1038,8 @@ def test_clearing_the_cache_of_pytest_leaves_runs_alone(
 def test_a_journal_of_a_newer_version_is_refused(flow: Flow, log: Log, pytester: pytest.Pytester) -> None:
     flow(_ETL)
     log()
-    journal = _journal(pytester)
-    records = _records(journal)
+    journal = journal_of(pytester)
+    records = records_in(journal)
     records[0]["v"] = [2, 0]
     _write_records(journal, records)
 
@@ -1103,9 +1053,9 @@ def test_a_journal_of_a_newer_version_is_refused(flow: Flow, log: Log, pytester:
 def test_what_a_minor_version_adds_is_ignored(flow: Flow, log: Log, pytester: pytest.Pytester) -> None:
     flow(_ETL)
     log()
-    _ready(pytester)
-    journal = _journal(pytester)
-    records = _records(journal)
+    make_ready(pytester)
+    journal = journal_of(pytester)
+    records = records_in(journal)
     records[0]["v"] = [1, 7]
     records[-2]["mood"] = {"new": [1]}
     records.insert(3, {"t": 1.0, "ev": "weather_changed", "run": records[0]["run"]})
@@ -1152,13 +1102,13 @@ def test_a_full_disk_ends_the_run_and_loses_nothing_that_was_kept(
     result.stdout.fnmatch_lines(["cannot write *journal.jsonl (*): make room *--ff-resume"])
     ran = [int(line) for line in log()]
     assert len(ran) in {10, 11}
-    kept = [int(name.partition("[")[2][:-1]) for name in _results(_journal(pytester))]
+    kept = [int(name.partition("[")[2][:-1]) for name in _results(journal_of(pytester))]
     assert set(range(10)) <= set(kept)
     lost = sorted(set(ran) - set(kept))
     if lost:
         result.stdout.fnmatch_lines([f"1 result not saved: *work[[]{lost[0]}[]]*"])
     assert "unfinished" not in _ask(flow, "--ff-status").stdout.str()
-    _ready(pytester)
+    make_ready(pytester)
 
     again = flow({}, "--ff-resume")
 
@@ -1196,8 +1146,8 @@ def test_a_disk_that_is_full_of_a_large_result(flow: Flow, log: Log, pytester: p
     assert result.ret == _INTERNAL
     result.stdout.fnmatch_lines(["cannot write *results*", "1 result not saved: *large*"])
     assert log() == ["small", "large"]
-    assert not list(_kept(pytester).rglob(".tmp-*"))
-    _ready(pytester)
+    assert not list(place_of(pytester).rglob(".tmp-*"))
+    make_ready(pytester)
     assert flow({}, "--ff-resume").ret == _OK
     assert log() == ["large", "after"]
 
@@ -1214,8 +1164,8 @@ def test_a_terminal_that_is_gone_takes_no_records_with_it(
     )
     ran = {int(line) for line in log()}
     kept: set[int] = set()
-    if _kept(pytester).exists() and _runs(pytester):
-        kept = {int(name.partition("[")[2][:-1]) for name in _results(_journal(pytester))}
+    if place_of(pytester).exists() and run_ids(pytester):
+        kept = {int(name.partition("[")[2][:-1]) for name in _results(journal_of(pytester))}
     assert ran == kept
     assert ran or lines < 9
 
@@ -1234,7 +1184,7 @@ def test_how_much_a_power_cut_may_take(flow: Flow, log: Log, pytester: pytest.Py
     options = [f"--ff-durability={how}"] if by == "option" else []
     assert flow(files, *options).ret == _FAILED
     log()
-    _ready(pytester)
+    make_ready(pytester)
 
     assert flow({}, "--ff-resume", *options).ret == _OK
     assert log() == ["load [10, 20, 30]", "report 60"]
@@ -1289,13 +1239,13 @@ def test_a_clock_that_was_set_back_keeps_runs_in_order(
 ) -> None:
     monkeypatch.setenv("SLOW", "0")
     flow({"conftest.py": _CLOCK, "flow_it.py": _ETL})
-    (first,) = _runs(pytester)
+    (first,) = run_ids(pytester)
     monkeypatch.setenv("SLOW", "86400")
     flow(_ETL.replace("* 10", "* 20"))
     log()
-    earlier, later = _runs(pytester)
+    earlier, later = run_ids(pytester)
     assert earlier == first
-    _ready(pytester)
+    make_ready(pytester)
     monkeypatch.setenv("SLOW", "200000")
 
     result = flow({}, "--ff-resume")
@@ -1415,14 +1365,14 @@ def test_a_planted_pickle_is_not_executed(
 ) -> None:
     flow(_PICKLED)
     log()
-    _ready(pytester)
+    make_ready(pytester)
     marker = pytester.path / "owned"
     stream = pickle.dumps(_Evil(marker))
     content = stream + struct.pack("<QI", len(stream), 1)
     planted = "0123456789abcdef" * 2 + ".seg"
-    journal = _journal(pytester)
+    journal = journal_of(pytester)
     journal.parent.joinpath("results", planted).write_bytes(content + mark)
-    records = _records(journal)
+    records = records_in(journal)
     for record in records:
         if record.get("task") == "flow_it.py::flow_pickled" and "result" in record:
             run, _, _, _, _, codec = record["result"]
@@ -1434,7 +1384,7 @@ def test_a_planted_pickle_is_not_executed(
     assert not marker.exists()
     assert result.ret == _OK
     assert log() == ["pickled", "use [1, 2]"]
-    assert _reasons(result)["pickled"] in {"result refused", "result damaged"}
+    assert reasons_in(result)["pickled"] in {"result refused", "result damaged"}
     assert "flow_pickled" in _ask(flow, "--ff-check").stdout.str() or _ask(flow, "--ff-check").ret == _OK
     assert not marker.exists()
 
@@ -1445,14 +1395,14 @@ def test_results_under_another_key_are_made_again(
     monkeypatch.setenv("FLOWFORGE_KEY", "one")
     flow(_PICKLED)
     log()
-    _ready(pytester)
+    make_ready(pytester)
     monkeypatch.setenv("FLOWFORGE_KEY", "two")
 
     result = flow({}, "--ff-resume", "-v")
 
     assert result.ret == _OK
     assert log() == ["pickled", "use [1, 2]"]
-    assert _reasons(result) == {"pickled": "result refused", "use": "failed last time"}
+    assert reasons_in(result) == {"pickled": "result refused", "use": "failed last time"}
     assert dict(words(result))["plain"] == "REUSED"
 
 
@@ -1464,8 +1414,8 @@ def test_the_key_is_made_once_and_kept_where_nobody_else_reads_it(
     log()
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     secret = key.read_bytes().strip()
-    assert not [path for path in _kept(pytester).rglob("*") if path.is_file() and secret in path.read_bytes()]
-    _ready(pytester)
+    assert not [path for path in place_of(pytester).rglob("*") if path.is_file() and secret in path.read_bytes()]
+    make_ready(pytester)
 
     assert flow({}, "--ff-resume").ret == _OK
     assert log() == ["use [1, 2]"]
@@ -1477,7 +1427,7 @@ def test_a_key_that_others_can_read_is_not_used(flow: Flow, log: Log, pytester: 
     flow(_PICKLED)
     log()
     key.chmod(0o644)
-    _ready(pytester)
+    make_ready(pytester)
 
     result = flow({}, "--ff-resume", "-v")
 
@@ -1490,13 +1440,13 @@ def test_json_alone_may_be_asked_for(flow: Flow, log: Log, pytester: pytest.Pyte
     result = flow(_PICKLED, "--ff-codec", "json")
     result.stdout.fnmatch_lines(["the result of pickled can not be stored as json*pickled runs again on --ff-resume"])
     log()
-    _ready(pytester)
+    make_ready(pytester)
 
     again = flow({}, "--ff-resume", "--ff-codec", "json", "-v")
 
     assert again.ret == _OK
     assert log() == ["pickled", "use [1, 2]"]
-    assert _reasons(again)["pickled"] == "result missing"
+    assert reasons_in(again)["pickled"] == "result missing"
     assert not list(Path(os.environ["XDG_CONFIG_HOME"]).iterdir())
 
 
@@ -1506,14 +1456,14 @@ def test_what_was_pickled_is_refused_where_only_json_is_allowed(
 ) -> None:
     flow(_PICKLED)
     log()
-    _ready(pytester)
+    make_ready(pytester)
     files = {"pytest.ini": "[pytest]\nflowforge_codec = json\n"} if by == "ini" else {}
 
     result = flow(files, "--ff-resume", "-v", *(["--ff-codec=json"] if by == "option" else []))
 
     assert result.ret == _OK
     assert log() == ["pickled", "use [1, 2]"]
-    assert _reasons(result)["pickled"] == "result refused"
+    assert reasons_in(result)["pickled"] == "result refused"
 
 
 def test_a_codec_that_there_is_not(flow: Flow, log: Log) -> None:
@@ -1559,9 +1509,9 @@ def test_a_codec_of_the_project(flow: Flow, log: Log, pytester: pytest.Pytester)
     """
     flow({"conftest.py": _CODEC, "flow_it.py": source})
     log()
-    assert _results(_journal(pytester))["text"][-1] == "reversed"
-    assert b"cba" in b"".join(path.read_bytes() for path in _kept(pytester).rglob("*.seg"))
-    _ready(pytester)
+    assert _results(journal_of(pytester))["text"][-1] == "reversed"
+    assert b"cba" in b"".join(path.read_bytes() for path in place_of(pytester).rglob("*.seg"))
+    make_ready(pytester)
 
     assert flow({}, "--ff-resume").ret == _OK
     assert log() == ["abc"]
@@ -1569,7 +1519,7 @@ def test_a_codec_of_the_project(flow: Flow, log: Log, pytester: pytest.Pytester)
     # Without it nobody can read what it has made.
     gone = flow({"conftest.py": ""}, "--ff-resume", "-v")
     assert gone.ret == _OK
-    assert _reasons(gone) == {"text": "result refused", "use": "upstream text runs again"}
+    assert reasons_in(gone) == {"text": "result refused", "use": "upstream text runs again"}
 
 
 @pytest.mark.parametrize("options", [["--ff-isolate"], []])
@@ -1643,7 +1593,7 @@ def test_a_result_that_goes_while_the_run_is_on_fails_its_reader_alone(
     """
     flow(source)
     log()
-    _ready(pytester)
+    make_ready(pytester)
 
     result = flow({"conftest.py": conftest}, "--ff-resume", "--ff-isolate")
 
@@ -1691,8 +1641,8 @@ def test_secrets_of_the_command_line_and_the_environment_are_not_kept(
     assert flow({}, "--ff-resume", *arguments).ret == _FAILED
     assert len(log()) == 4
 
-    files = [path for path in _kept(pytester).rglob("*") if path.is_file()]
-    assert len(_runs(pytester)) == 2
+    files = [path for path in place_of(pytester).rglob("*") if path.is_file()]
+    assert len(run_ids(pytester)) == 2
     assert [path for path in files if b"hunter2" in path.read_bytes()] == []
     assert "hunter2" not in _ask(flow, "--ff-history", "--ff-format", "json").stdout.str()
 
@@ -1716,7 +1666,7 @@ def test_names_of_tasks_are_no_names_of_files(flow: Flow, log: Log, pytester: py
 
     assert result.parseoutcomes() == {"reused": 1}
     assert log() == ["it"]
-    names = {path.name for path in _kept(pytester).rglob("*")}
+    names = {path.name for path in place_of(pytester).rglob("*")}
     assert all(re.fullmatch(r"[A-Za-z0-9._-]{1,60}", name) for name in names)
     assert not list(pytester.path.rglob("*escaped*"))
 

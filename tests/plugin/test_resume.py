@@ -11,11 +11,22 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.plugin.conftest import words
+from tests.plugin.keeping import (
+    flip,
+    journal_of,
+    make_ready,
+    place_of,
+    reasons_in,
+    records_in,
+    reused_in,
+    run_ids,
+    tree_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -26,47 +37,6 @@ if TYPE_CHECKING:
 
 _OK, _FAILED, _INTERRUPTED = pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED
 _INTERNAL, _USAGE = pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.USAGE_ERROR
-
-
-@pytest.fixture(autouse=True)
-def _apart(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep the key of whoever runs the tests out of it, and edits within a second from being overlooked by Python."""
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
-    monkeypatch.delenv("FLOWFORGE_KEY", raising=False)
-    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
-
-
-def _runs(pytester: pytest.Pytester) -> list[str]:
-    return sorted(path.name for path in _kept(pytester).joinpath("runs").iterdir())
-
-
-def _kept(pytester: pytest.Pytester) -> Path:
-    return pytester.path / ".pytest_cache" / "flowforge"
-
-
-def _journal(pytester: pytest.Pytester, run: int = -1) -> Path:
-    return _kept(pytester) / "runs" / _runs(pytester)[run] / "journal.jsonl"
-
-
-def _records(pytester: pytest.Pytester, run: int = -1) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in _journal(pytester, run).read_text(encoding="ascii").splitlines()]
-
-
-_REASON = re.compile(r"^  run +(\S+) +(.+)$", re.MULTILINE)
-
-
-def _reasons(result: pytest.RunResult) -> dict[str, str]:
-    """Why each task runs, as the run says when it begins."""
-    return {name: reason.strip() for name, reason in _REASON.findall(result.stdout.str())}
-
-
-def _reused(result: pytest.RunResult) -> set[str]:
-    return {name for name, word in words(result) if word == "REUSED"}
-
-
-def _ready(pytester: pytest.Pytester) -> None:
-    """Flows here fail as long as this file is not there."""
-    pytester.path.joinpath("ready").touch()
 
 
 _ETL = """
@@ -104,19 +74,19 @@ def test_after_a_failure_it_runs_what_failed_what_was_blocked_and_nothing_else(
     flow: Flow, log: Log, pytester: pytest.Pytester
 ) -> None:
     first = flow(_ETL, "-v")
-    (run,) = _runs(pytester)
+    (run,) = run_ids(pytester)
     assert first.ret == _FAILED
     assert sorted(log()) == ["audit", "extract", "load", "transform"]
-    _ready(pytester)
+    make_ready(pytester)
 
     result = flow({}, "-v", "--ff-resume")
 
     assert result.ret == _OK
     assert log() == ["load", "report"]
-    assert _reused(result) == {"extract", "transform", "audit"}
+    assert reused_in(result) == {"extract", "transform", "audit"}
     assert result.parseoutcomes() == {"passed": 2, "reused": 3}
     result.stdout.fnmatch_lines([f"flowforge: continues run {run}: 3 reused, 2 to run"])
-    assert _reasons(result) == {"load": "failed last time", "report": "was blocked"}
+    assert reasons_in(result) == {"load": "failed last time", "report": "was blocked"}
 
 
 def test_a_task_downstream_of_one_that_runs_again_runs_again(flow: Flow, log: Log, pytester: pytest.Pytester) -> None:
@@ -147,12 +117,12 @@ def test_a_task_downstream_of_one_that_runs_again_runs_again(flow: Flow, log: Lo
 
     again = flow({}, "--ff-resume", "-v")
     assert log() == ["bad", "clean up 42 ValueError: boom", "farewell"]
-    assert _reasons(again) == {
+    assert reasons_in(again) == {
         "bad": "failed last time",
         "clean_up": "upstream bad runs again",
         "farewell": "upstream clean_up runs again",
     }
-    _ready(pytester)
+    make_ready(pytester)
     result = flow({}, "--ff-resume")
 
     assert result.ret == _OK
@@ -202,21 +172,21 @@ def test_after_a_kill_all_that_had_finished_is_reused(
     first = flow(_DYING.format(die=die))
     assert first.ret == status
     assert log() == ["first", "second", "load"]
-    _ready(pytester)
+    make_ready(pytester)
 
     result = flow({}, "-v", "--ff-resume")
 
     assert result.ret == _OK
     assert log() == ["load", "after 3"]
-    assert _reused(result) == {"first", "second"}
+    assert reused_in(result) == {"first", "second"}
     result.stdout.fnmatch_lines(["flowforge: 1 task was running when * ended and will run again: load"])
-    assert _reasons(result) == {"load": "was running when the run ended", "after": "never started"}
+    assert reasons_in(result) == {"load": "was running when the run ended", "after": "never started"}
 
 
 def test_a_run_that_was_killed_is_named_by_the_next_one(flow: Flow, log: Log, pytester: pytest.Pytester) -> None:
     flow(_DYING.format(die="os.kill(os.getpid(), signal.SIGKILL)"))
-    (killed,) = _runs(pytester)
-    _ready(pytester)
+    (killed,) = run_ids(pytester)
+    make_ready(pytester)
 
     result = flow({})
 
@@ -230,13 +200,13 @@ def test_after_ctrl_c_the_interrupted_task_and_the_rest_run(flow: Flow, log: Log
     assert first.ret == _INTERRUPTED
     first.stdout.fnmatch_lines(["continue with: pytest --flowforge --ff-resume"])
     assert log() == ["first", "second", "load"]
-    _ready(pytester)
+    make_ready(pytester)
 
     result = flow({}, "-v", "--ff-resume")
 
     assert result.ret == _OK
     assert log() == ["load", "after 3"]
-    assert _reasons(result) == {"load": "was interrupted", "after": "was blocked"}
+    assert reasons_in(result) == {"load": "was interrupted", "after": "was blocked"}
     assert "will run again" not in result.stdout.str()
 
 
@@ -244,18 +214,18 @@ def test_os_exit_in_a_task_is_no_success(flow: Flow, log: Log, pytester: pytest.
     first = flow(_DYING.format(die="os._exit(0)"))
     assert first.ret == _INTERNAL
     first.stderr.fnmatch_lines(["flowforge: the task load called os._exit(0): the run is cut off here"])
-    ends = {record["task"]: record for record in _records(pytester) if record["ev"] == "task_finished"}
+    ends = {record["task"]: record for record in records_in(journal_of(pytester)) if record["ev"] == "task_finished"}
     assert ends["flow_it.py::flow_load"]["state"] == "crashed"
     assert "os._exit(0)" in ends["flow_it.py::flow_load"]["outcome"]["message"]
     log()
-    _ready(pytester)
+    make_ready(pytester)
 
     result = flow({}, "-v", "--ff-resume")
 
     assert result.ret == _OK
     assert log() == ["load", "after 3"]
-    assert _reasons(result)["load"] == "crashed last time"
-    assert _reused(result) == {"first", "second"}
+    assert reasons_in(result)["load"] == "crashed last time"
+    assert reused_in(result) == {"first", "second"}
 
 
 def test_a_time_out_runs_again(flow: Flow, log: Log, pytester: pytest.Pytester) -> None:
@@ -274,13 +244,13 @@ def test_a_time_out_runs_again(flow: Flow, log: Log, pytester: pytest.Pytester) 
                 time.sleep(30)
     """
     assert flow(source).ret == _FAILED
-    _ready(pytester)
+    make_ready(pytester)
 
     result = flow({}, "-v", "--ff-resume")
 
     assert result.ret == _OK
     assert log() == ["slow", "slow"]
-    assert _reasons(result) == {"slow": "timed out last time"}
+    assert reasons_in(result) == {"slow": "timed out last time"}
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -310,7 +280,7 @@ def test_a_child_that_returns_from_the_task_does_not_run_the_rest_a_second_time(
     assert result.ret == _OK
     assert log() == ["next", "last"]
     assert result.parseoutcomes() == {"passed": 3}
-    assert Counter(record["ev"] for record in _records(pytester))["task_finished"] == 3
+    assert Counter(record["ev"] for record in records_in(journal_of(pytester)))["task_finished"] == 3
     again = flow({}, "--ff-resume")
     assert again.parseoutcomes() == {"reused": 3}
 
@@ -440,9 +410,9 @@ def test_an_edit_runs_what_it_touches_and_all_after_that(
     result = flow({}, "--ff-resume", "-v")
 
     assert result.ret == _OK
-    assert _reasons(result) == expected
+    assert reasons_in(result) == expected
     assert {line.split()[0] for line in log()} == {name.partition("[")[0] for name in expected}
-    assert len(_reused(result)) == 7 - len(expected)
+    assert len(reused_in(result)) == 7 - len(expected)
 
 
 def test_a_mark_that_changes_nothing_about_the_result_does_not_run_it_again(flow: Flow, log: Log) -> None:
@@ -495,7 +465,7 @@ def test_a_fan_in_runs_again_when_its_variants_change(
 
     assert result.ret == _OK
     assert log() == run
-    assert "merge" in _reasons(result)
+    assert "merge" in reasons_in(result)
 
 
 def test_a_new_edge_runs_the_task_again(flow: Flow, log: Log) -> None:
@@ -529,7 +499,7 @@ def test_a_new_task_and_one_that_is_gone(flow: Flow, log: Log) -> None:
 
     assert result.ret == _OK
     assert log() == ["audit"]
-    assert _reasons(result) == {"inspect": "new task"}
+    assert reasons_in(result) == {"inspect": "new task"}
 
 
 # ---- results that are gone or damaged --------------------------------------------------------------------------------
@@ -555,12 +525,6 @@ _LARGE = """
 """
 
 
-def _flip(path: Path, place: int) -> None:
-    content = bytearray(path.read_bytes())
-    content[place] ^= 1
-    path.write_bytes(bytes(content))
-
-
 def _cut(path: Path, place: int) -> None:
     path.write_bytes(path.read_bytes()[:place])
 
@@ -571,41 +535,45 @@ def _remove(path: Path, place: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("harm", "reason"), [(_remove, "result missing"), (_flip, "result damaged"), (_cut, "result damaged")]
+    ("harm", "reason"), [(_remove, "result missing"), (flip, "result damaged"), (_cut, "result damaged")]
 )
 def test_a_result_that_is_gone_or_damaged_is_made_again(
     flow: Flow, log: Log, pytester: pytest.Pytester, harm: Callable[[Path, int], None], reason: str
 ) -> None:
     flow(_LARGE)
     log()
-    (large,) = _kept(pytester).rglob("*.bin")
+    (large,) = place_of(pytester).rglob("*.bin")
     harm(large, 1_000_000)
 
     result = flow({}, "--ff-resume", "-v")
 
     assert result.ret == _OK
     assert log() == ["large", "size"]
-    assert _reasons(result) == {"large": reason, "size": "upstream large runs again"}
+    assert reasons_in(result) == {"large": reason, "size": "upstream large runs again"}
     assert flow({}, "--ff-resume").parseoutcomes() == {"reused": 4}
 
 
 def test_one_of_many_small_results_is_damaged(flow: Flow, log: Log, pytester: pytest.Pytester) -> None:
     flow(_LARGE)
     log()
-    results = {record["task"]: record["result"] for record in _records(pytester) if record["ev"] == "task_finished"}
+    results = {
+        record["task"]: record["result"]
+        for record in records_in(journal_of(pytester))
+        if record["ev"] == "task_finished"
+    }
     run, segment, offset, *_ = results["flow_it.py::flow_size"]
-    _flip(_kept(pytester) / "runs" / run / "results" / segment, offset + 3)
+    flip(place_of(pytester) / "runs" / run / "results" / segment, offset + 3)
 
     result = flow({}, "--ff-resume", "-v")
 
-    assert _reasons(result) == {"size": "result damaged"}
+    assert reasons_in(result) == {"size": "result damaged"}
     assert log() == ["size"]
 
 
 def test_all_results_are_gone(flow: Flow, log: Log, pytester: pytest.Pytester) -> None:
     flow(_LARGE)
     log()
-    shutil.rmtree(next(_kept(pytester).rglob("results")))
+    shutil.rmtree(next(place_of(pytester).rglob("results")))
 
     result = flow({}, "--ff-resume")
 
@@ -617,19 +585,19 @@ def test_all_results_are_gone(flow: Flow, log: Log, pytester: pytest.Pytester) -
 def test_a_torn_last_record_is_cut_off_and_said(flow: Flow, log: Log, pytester: pytest.Pytester, cut: int) -> None:
     flow(_DYING.format(die="os.kill(os.getpid(), signal.SIGKILL)"))
     log()
-    journal = _journal(pytester)
+    journal = journal_of(pytester)
     lines = journal.read_bytes().splitlines(keepends=True)
     at = next(place for place, line in enumerate(lines) if b'"task_finished"' in line and b"flow_second" in line)
     torn = lines[at][:-cut]
     journal.write_bytes(b"".join([*lines[:at], torn]))
-    _ready(pytester)
+    make_ready(pytester)
 
     result = flow({}, "--ff-resume", "-v")
 
     assert result.ret == _OK
     assert log() == ["second", "load", "after 3"]
-    assert _reused(result) == {"first"}
-    assert _reasons(result)["second"] == "was running when the run ended"
+    assert reused_in(result) == {"first"}
+    assert reasons_in(result)["second"] == "was running when the run ended"
     result.stdout.fnmatch_lines([f"*{len(torn)} bytes of an unfinished record*"])
 
 
@@ -637,16 +605,16 @@ def test_a_run_that_was_cut_off_in_its_very_first_record_is_passed_over(
     flow: Flow, log: Log, pytester: pytest.Pytester
 ) -> None:
     flow(_ETL)
-    _ready(pytester)
+    make_ready(pytester)
     flow({}, "--ff-resume")
     log()
-    _cut(_journal(pytester), 30)
+    _cut(journal_of(pytester), 30)
 
     result = flow({}, "--ff-resume", "-v")
 
     assert result.ret == _OK
     assert log() == ["load", "report"]
-    result.stdout.fnmatch_lines([f"flowforge: continues run {_runs(pytester)[0]}: 3 reused, 2 to run"])
+    result.stdout.fnmatch_lines([f"flowforge: continues run {run_ids(pytester)[0]}: 3 reused, 2 to run"])
 
 
 # ---- chains, choices, selections -------------------------------------------------------------------------------------
@@ -680,7 +648,7 @@ def test_resumes_chain(flow: Flow, log: Log, pytester: pytest.Pytester) -> None:
     pytester.path.joinpath("one").touch()
     flow({}, "--ff-resume")
     assert log() == ["b", "c"]
-    first, second = _runs(pytester)
+    first, second = run_ids(pytester)
     pytester.path.joinpath("two").touch()
 
     third = flow({}, "--ff-resume", "--ff-explain")
@@ -705,7 +673,7 @@ def test_which_run_is_continued_can_be_said(flow: Flow, log: Log, pytester: pyte
     pytester.path.joinpath("one").touch()
     flow({})
     log()
-    first, second = _runs(pytester)
+    first, second = run_ids(pytester)
 
     result = flow({}, "--ff-resume", "--ff-run", first)
 
@@ -727,7 +695,7 @@ def test_a_run_that_is_not_there(flow: Flow, log: Log, pytester: pytest.Pytester
     assert result.ret == _USAGE
     result.stderr.fnmatch_lines(["ERROR: *--ff-history*"])
     assert log() == []
-    assert len(_runs(pytester)) == 1
+    assert len(run_ids(pytester)) == 1
 
 
 def test_to_resume_without_any_run_runs_everything(flow: Flow, log: Log) -> None:
@@ -735,7 +703,7 @@ def test_to_resume_without_any_run_runs_everything(flow: Flow, log: Log) -> None
 
     assert log() == ["a", "b"]
     result.stdout.fnmatch_lines(["flowforge: no earlier run to continue: 0 reused, 4 to run"])
-    assert set(_reasons(result).values()) == {"never started"}
+    assert set(reasons_in(result).values()) == {"never started"}
 
 
 @pytest.mark.parametrize("options", [[], ["--ff-resume"]])
@@ -746,13 +714,13 @@ def test_what_was_done_before_a_selection_is_not_lost_by_it(
     log()
     flow({}, "-k", "audit", *options)
     assert log() == ([] if options else ["extract", "audit"])
-    _ready(pytester)
+    make_ready(pytester)
 
     result = flow({}, "--ff-resume", "-v")
 
     assert result.ret == _OK
     assert log() == ["load", "report"]
-    assert _reused(result) == {"extract", "transform", "audit"}
+    assert reused_in(result) == {"extract", "transform", "audit"}
 
 
 def test_a_selection_that_made_an_upstream_anew_runs_what_was_built_on_the_old_one(
@@ -778,7 +746,7 @@ def test_a_selection_that_made_an_upstream_anew_runs_what_was_built_on_the_old_o
     result = flow({}, "--ff-resume", "-v")
 
     assert log() == ["use 2"]
-    assert _reasons(result) == {"use": "upstream draw ran again"}
+    assert reasons_in(result) == {"use": "upstream draw ran again"}
 
 
 def test_one_of_two_files_does_not_make_the_other_one_forgotten(
@@ -807,13 +775,13 @@ def test_one_of_two_files_does_not_make_the_other_one_forgotten(
     assert log() == ["a", "b", "c"]
     flow({}, "flow_one.py")
     assert log() == ["a"]
-    _ready(pytester)
+    make_ready(pytester)
 
     result = flow({}, "--ff-resume", "-v")
 
     assert result.ret == _OK
     assert log() == ["c"]
-    assert _reused(result) == {"a", "b"}
+    assert reused_in(result) == {"a", "b"}
 
 
 def test_files_that_were_run_one_after_the_other_are_continued_together(flow: Flow, log: Log) -> None:
@@ -846,7 +814,7 @@ def test_a_file_that_is_deleted_is_forgotten(flow: Flow, log: Log, pytester: pyt
 def test_only_the_chosen_tasks_with_results_of_an_earlier_run(flow: Flow, log: Log, pytester: pytest.Pytester) -> None:
     flow(_ETL)
     log()
-    _ready(pytester)
+    make_ready(pytester)
 
     result = flow({}, "--ff-select", "load", "--ff-only", "-v")
 
@@ -855,7 +823,7 @@ def test_only_the_chosen_tasks_with_results_of_an_earlier_run(flow: Flow, log: L
     assert words(result) == [("load", "PASSED")]
     after = flow({}, "--ff-resume", "-v")
     assert log() == ["report"]
-    assert _reused(after) == {"extract", "transform", "load", "audit"}
+    assert reused_in(after) == {"extract", "transform", "load", "audit"}
 
 
 def test_only_the_chosen_tasks_needs_results_that_stand(flow: Flow, log: Log, pytester: pytest.Pytester) -> None:
@@ -867,7 +835,7 @@ def test_only_the_chosen_tasks_needs_results_that_stand(flow: Flow, log: Log, py
     assert result.ret == _USAGE
     result.stderr.fnmatch_lines(["ERROR: --ff-only leaves out transform, whose result load asks for*"])
     assert log() == []
-    assert len(_runs(pytester)) == 1
+    assert len(run_ids(pytester)) == 1
 
 
 # ---- the command that continues --------------------------------------------------------------------------------------
@@ -891,7 +859,7 @@ def test_the_command_that_is_printed_continues_the_run(
     assert first.ret == _FAILED
     assert "load" in log()
     (command,) = re.findall(r"^continue with: (.+)$", first.stdout.str(), re.MULTILINE)
-    _ready(pytester)
+    make_ready(pytester)
     monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
 
     done = subprocess.run(  # noqa: S602 - that is what people do with it
@@ -904,7 +872,7 @@ def test_the_command_that_is_printed_continues_the_run(
 
 def test_a_run_that_ended_well_names_no_command(flow: Flow, pytester: pytest.Pytester, log: Log) -> None:
     del log
-    _ready(pytester)
+    make_ready(pytester)
 
     assert "continue with" not in flow(_ETL).stdout.str()
 
@@ -912,40 +880,31 @@ def test_a_run_that_ended_well_names_no_command(flow: Flow, pytester: pytest.Pyt
 # ---- asking first ----------------------------------------------------------------------------------------------------
 
 
-#: Files that the fixtures of these tests write.
-_OURS = frozenset({"stdout", "stderr", "log.txt"})
-
-
-def _tree(folder: Path) -> dict[str, tuple[int, bytes]]:
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in _OURS]
-    return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
-
-
 def test_a_dry_run_shows_what_a_resume_would_do_and_writes_nothing(
     flow: Flow, log: Log, pytester: pytest.Pytester
 ) -> None:
     flow(_ETL)
     log()
-    (run,) = _runs(pytester)
-    before = _tree(pytester.path)
+    (run,) = run_ids(pytester)
+    before = tree_of(pytester.path)
 
     dry = flow({}, "--ff-dry-run", "--ff-resume")
 
     assert dry.ret == _OK
     assert log() == []
-    assert _tree(pytester.path) == before
+    assert tree_of(pytester.path) == before
     reused = dict(re.findall(r"^  reuse +(\S+) +(.+)$", dry.stdout.str(), re.MULTILINE))
     assert reused == dict.fromkeys(("extract", "transform", "audit"), f"reused from run {run}")
-    assert _reasons(dry) == {"load": "failed last time", "report": "was blocked"}
+    assert reasons_in(dry) == {"load": "failed last time", "report": "was blocked"}
     wet = flow({}, "--ff-resume", "-v")
-    assert _reasons(wet) == _reasons(dry)
-    assert _reused(wet) == set(reused)
+    assert reasons_in(wet) == reasons_in(dry)
+    assert reused_in(wet) == set(reused)
 
 
 def test_a_dry_run_for_machines(flow: Flow, pytester: pytest.Pytester, log: Log) -> None:
     flow(_ETL)
     log()
-    (run,) = _runs(pytester)
+    (run,) = run_ids(pytester)
 
     result = flow({}, "--ff-dry-run", "--ff-resume", "--ff-format", "json")
 
@@ -1000,7 +959,7 @@ def test_what_may_have_done_its_work_does_not_do_it_again_unless_it_may(
 ) -> None:
     flow(_CHARGE.format(die=die))
     assert log() == ["order", "charge"]
-    _ready(pytester)
+    make_ready(pytester)
 
     for _ in range(2):
         dry = flow({}, "--ff-resume", "--ff-dry-run")
@@ -1010,7 +969,7 @@ def test_what_may_have_done_its_work_does_not_do_it_again_unless_it_may(
         assert dict(words(result)) == {"order": "REUSED", "charge": "BLOCKED", "ship": "BLOCKED"}
         assert "--ff-rerun-unsafe" in result.stdout.str()
         assert "will run again" not in result.stdout.str()
-        assert "charge" not in _reasons(result)
+        assert "charge" not in reasons_in(result)
         assert log() == []
 
     result = flow({}, "--ff-resume", "--ff-rerun-unsafe")
@@ -1020,7 +979,7 @@ def test_what_may_have_done_its_work_does_not_do_it_again_unless_it_may(
 
 def test_a_refused_task_shows_its_reason_in_the_summary(flow: Flow, log: Log, pytester: pytest.Pytester) -> None:
     flow(_CHARGE.format(die="os.kill(os.getpid(), signal.SIGKILL)"))
-    _ready(pytester)
+    make_ready(pytester)
     log()
 
     for _ in range(2):
@@ -1030,7 +989,7 @@ def test_a_refused_task_shows_its_reason_in_the_summary(flow: Flow, log: Log, py
 
 def test_a_failure_is_no_doubt(flow: Flow, log: Log, pytester: pytest.Pytester) -> None:
     flow(_CHARGE.format(die='raise ValueError("card refused")'))
-    _ready(pytester)
+    make_ready(pytester)
     log()
 
     result = flow({}, "--ff-resume")
@@ -1070,8 +1029,8 @@ def test_what_can_not_be_stored_is_passed_on_and_made_again(flow: Flow, log: Log
     again = flow({}, "--ff-resume", "-v")
     assert again.ret == _OK
     assert log() == ["lock", "use"]
-    assert _reasons(again) == {"lock": "result missing", "use": "upstream lock runs again"}
-    assert _reused(again) == {"other"}
+    assert reasons_in(again) == {"lock": "result missing", "use": "upstream lock runs again"}
+    assert reused_in(again) == {"other"}
 
 
 @pytest.mark.parametrize("how", ["__reduce__", "__getstate__"])
@@ -1137,7 +1096,7 @@ def test_a_result_that_can_not_be_loaded_any_more_is_made_again(flow: Flow, log:
     gone = flow({"rows.py": rows.format(name="Line")}, "--ff-resume", "--ff-force", "use", "-v")
     assert gone.ret == _FAILED
     assert log() == ["row"]
-    assert "damaged" in _reasons(gone)["row"]
+    assert "damaged" in reasons_in(gone)["row"]
 
 
 @pytest.mark.parametrize(
@@ -1178,7 +1137,7 @@ def test_a_value_arrives_from_an_earlier_run_as_it_was(
             assert os.path.exists("ready")
     """
     assert flow(source).ret == _FAILED
-    _ready(pytester)
+    make_ready(pytester)
 
     result = flow({}, "--ff-resume", "-v")
 
@@ -1215,7 +1174,7 @@ def test_a_skip_is_tried_again_and_what_it_gives_is_used(flow: Flow, log: Log, p
     assert again.ret == _OK
     assert log() == ["new data"]
     assert dict(words(again)) == {"before": "REUSED", "new_data": "SKIPPED", "load": "SKIPPED"}
-    _ready(pytester)
+    make_ready(pytester)
 
     result = flow({}, "--ff-resume")
 
@@ -1279,7 +1238,7 @@ def test_trigger_rules_see_a_reused_task_as_a_success(flow: Flow, log: Log, pyte
     again = flow({}, "--ff-resume", "-v")
     assert again.ret == _FAILED
     assert sorted(log()) == ["any_failed", "any_success 1 False", "late"]
-    _ready(pytester)
+    make_ready(pytester)
     result = flow({}, "--ff-resume", "-v")
 
     assert result.ret == _OK
@@ -1341,7 +1300,7 @@ def test_a_resumed_run_has_all_its_retries(flow: Flow, log: Log, pytester: pytes
     first = flow(_FLAKY)
     assert first.parseoutcomes() == {"passed": 1, "failed": 1, "retried": 2, "blocked": 1}
     assert log() == ["before", *["flaky"] * 3]
-    _ready(pytester)
+    make_ready(pytester)
 
     result = flow({}, "--ff-resume", "-v")
 
@@ -1361,12 +1320,12 @@ def test_a_run_that_was_killed_between_two_attempts(flow: Flow, log: Log, pytest
     """
     assert flow({"conftest.py": conftest, "flow_it.py": _FLAKY}).ret == -signal.SIGKILL
     log()
-    _ready(pytester)
+    make_ready(pytester)
 
     result = flow({}, "--ff-resume", "-v")
 
     assert result.ret == _OK
-    assert _reasons(result) == {"flaky": "failed last time", "after": "never started"}
+    assert reasons_in(result) == {"flaky": "failed last time", "after": "never started"}
     assert log() == ["flaky", "flaky", "after"]
 
 
@@ -1388,14 +1347,14 @@ def test_after_a_stop_at_the_first_failure_the_rest_runs(flow: Flow, log: Log, p
     first = flow(source, "-x")
     assert first.ret == _FAILED
     assert log() == ["a"]
-    _ready(pytester)
+    make_ready(pytester)
 
     result = flow({}, "-x", "--ff-resume", "-v")
 
     assert result.ret == _OK
     assert sorted(log()) == ["a", "b", "c"]
-    assert _reasons(result) == {"a": "failed last time", "b": "never started", "c": "never started"} or (
-        _reasons(result)["c"] == "was blocked"
+    assert reasons_in(result) == {"a": "failed last time", "b": "never started", "c": "never started"} or (
+        reasons_in(result)["c"] == "was blocked"
     )
 
 
@@ -1414,7 +1373,7 @@ def test_a_teardown_that_fails_is_no_success(flow: Flow, log: Log, pytester: pyt
             log("it")
     """
     assert flow(source).ret == _FAILED
-    _ready(pytester)
+    make_ready(pytester)
 
     result = flow({}, "--ff-resume")
 
@@ -1444,7 +1403,7 @@ def test_tasks_in_classes_and_coroutines_are_reused(flow: Flow, log: Log, pytest
     """
     flow(source)
     log()
-    _ready(pytester)
+    make_ready(pytester)
 
     assert flow({}, "--ff-resume").ret == _OK
     assert log() == ["load 6"]
@@ -1460,7 +1419,7 @@ def test_tasks_in_classes_and_coroutines_are_reused(flow: Flow, log: Log, pytest
 
 def test_reused_tasks_are_no_tests_that_ran(flow: Flow, log: Log, pytester: pytest.Pytester) -> None:
     flow(_ETL)
-    _ready(pytester)
+    make_ready(pytester)
 
     result = flow({}, "--ff-resume", "--junitxml=out.xml", "-q")
 
@@ -1483,7 +1442,7 @@ def test_options_about_flows_without_flows(flow: Flow, option: str) -> None:
 def test_a_path_may_follow_the_option(flow: Flow, log: Log, pytester: pytest.Pytester) -> None:
     flow(_ETL)
     log()
-    _ready(pytester)
+    make_ready(pytester)
 
     result = flow({}, "--ff-resume", "flow_it.py")
 

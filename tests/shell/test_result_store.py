@@ -45,13 +45,6 @@ if TYPE_CHECKING:
 posix = pytest.mark.skipif(os.name != "posix", reason="links, FIFOs and modes of POSIX")
 
 
-@pytest.fixture(autouse=True)
-def key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("FLOWFORGE_KEY", raising=False)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.setenv("APPDATA", str(tmp_path / "config"))
-
-
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[ResultStore]:
     made = open_store(tmp_path)
