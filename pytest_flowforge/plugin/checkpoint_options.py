@@ -86,7 +86,7 @@ class CheckpointOptions:
             msg = "--ff-save keeps what --ff-replay returns, and there is no --ff-replay"
             raise pytest.UsageError(msg)
         cache = bool(option.ff_cache or config.getini("flowforge_cache"))
-        if option.ff_run and not (option.ff_resume or option.ff_replay or cache or _is_errand(config)):
+        if option.ff_run and not (option.ff_resume or option.ff_replay or cache or errand_of(config)):
             msg = "--ff-run says which run --ff-resume, --ff-cache, --ff-status or --ff-replay means: give one of them"
             raise pytest.UsageError(msg)
         return cls(
@@ -166,19 +166,11 @@ def _flags(add: Callable[..., None]) -> Callable[[str, str], None]:
 
 def errand_of(config: pytest.Config) -> Errand | None:
     """The errand that was asked for instead of a session; raises UsageError when there are several."""
-    given = [errand for errand in Errand if _is_given(config, errand)]
+    given = [errand for errand in Errand if getattr(config.option, errand.value.replace("-", "_"), None)]
     if len(given) > 1:
         msg = f"{' and '.join(f'--{errand.value}' for errand in given)} were given together: choose one"
         raise pytest.UsageError(msg)
     return given[0] if given else None
-
-
-def _is_errand(config: pytest.Config) -> bool:
-    return any(_is_given(config, errand) for errand in Errand)
-
-
-def _is_given(config: pytest.Config, errand: Errand) -> bool:
-    return bool(getattr(config.option, errand.value.replace("-", "_"), None))
 
 
 def _refuse_misleading(config: pytest.Config, folder: Path) -> None:
