@@ -10,7 +10,7 @@ import contextlib
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from pytest_flowforge.core.checkpoint import replay
+from pytest_flowforge.core.checkpoint import fold
 from pytest_flowforge.core.messages import RunBegan, RunEnded, TaskMoved
 from pytest_flowforge.core.records import Recorder
 from pytest_flowforge.core.resume import decide
@@ -122,7 +122,7 @@ class Archive:
         if run not in self._runs:
             try:
                 with self._place.reading(run) as journal:
-                    self._runs[run] = replay(run, journal.checked())
+                    self._runs[run] = fold(run, journal.checked())
                     self.torn[run] = journal.torn_bytes
             except FileNotFoundError:
                 known = ", ".join(self.ids()[-5:]) or "none"

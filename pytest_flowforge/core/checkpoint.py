@@ -1,4 +1,4 @@
-"""The runs that records tell of: a fold, and nothing else.
+"""The run that records tell of: a fold, and nothing else.
 
 It believes nothing it can not read: a record of a known kind that does not make sense is damage, a kind or member it
 does not know is ignored. It reads no files; whoever does has checked every line before.
@@ -21,7 +21,7 @@ from pytest_flowforge.core.records import (
     to_task_record,
 )
 from pytest_flowforge.core.states import DONE, TaskState
-from pytest_flowforge.errors import CheckpointDamaged, CheckpointError, CheckpointVersion
+from pytest_flowforge.errors import CheckpointDamaged, CheckpointVersion
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pytest_flowforge.core.model import TaskId
     from pytest_flowforge.core.records import Record
 
-__all__ = ["Checkpoint", "RunRecord", "carry", "fold", "replay"]
+__all__ = ["RunRecord", "carry", "fold"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,27 +68,6 @@ class RunRecord:
         return MappingProxyType({**self.carried, **self.tasks})
 
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """The runs of a checkpoint, the oldest first."""
-
-    runs: tuple[RunRecord, ...]
-
-    @property
-    def current(self) -> RunRecord | None:
-        """The last run that something can be built on."""
-        return next((run for run in reversed(self.runs) if run.complete), None)
-
-    def __getitem__(self, run: str) -> RunRecord:
-        """Return the run with that id; raise :class:`CheckpointError`."""
-        for candidate in self.runs:
-            if candidate.id == run:
-                return candidate
-        known = ", ".join(candidate.id for candidate in self.runs[-5:]) or "none"
-        msg = f"the checkpoint holds no run {run!r}; the last ones are: {known} (--ff-history lists all)"
-        raise CheckpointError(msg)
-
-
 def carry(
     previous: RunRecord | None,
     graph: Iterable[TaskId],
@@ -107,23 +86,7 @@ def carry(
     return {task: record for task, record in outside if task in here or not is_gone(task)}
 
 
-def fold(records: Iterable[Record]) -> Checkpoint:
-    """Return the runs that *records* tell of, whichever journals and in whichever order they come from.
-
-    The order within a run is that of their sequence numbers ``s``; runs are ordered by their ids. Raises what
-    :func:`replay` does.
-    """
-    by_run: dict[str, list[Record]] = {}
-    for record in records:
-        by_run.setdefault(record["run"], []).append(record)
-    return Checkpoint(tuple(replay(run, sorted(by_run[run], key=_place)) for run in sorted(by_run)))
-
-
-def _place(record: Record) -> Any:
-    return record["s"]
-
-
-def replay(run: str, records: Iterable[Record]) -> RunRecord:
+def fold(run: str, records: Iterable[Record]) -> RunRecord:
     """Return what *records*, those of one journal as they were written, tell of *run*; none of them is kept.
 
     Raises :class:`CheckpointVersion` for a newer format and :class:`CheckpointDamaged` for a record that makes no

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_flowforge.core.checkpoint import Checkpoint, RunRecord, carry, fold, replay
+from pytest_flowforge.core.checkpoint import RunRecord, carry, fold
 from pytest_flowforge.core.engine import Engine, RunPolicy
 from pytest_flowforge.core.fingerprint import Fingerprint
 from pytest_flowforge.core.graph import TaskGraph
@@ -20,11 +21,11 @@ from pytest_flowforge.core.records import Recorder, ResultRef, RunHeader, TaskRe
 from pytest_flowforge.core.resume import Decision, Question, decide
 from pytest_flowforge.core.retry import RetryPolicy
 from pytest_flowforge.core.states import SUCCEEDED, TaskState
-from pytest_flowforge.errors import CheckpointDamaged, CheckpointError, CheckpointVersion
+from pytest_flowforge.errors import CheckpointDamaged, CheckpointVersion
 from tests.core.flows import graphs, outcomes, task, tid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from pytest_flowforge.core.records import Record
 
@@ -52,15 +53,26 @@ class World:
         self.count = 0
 
     @property
-    def checkpoint(self) -> Checkpoint:
-        # What is written is what is read: through JSON, and in no particular order.
-        return fold(json.loads(json.dumps(record)) for record in reversed(self.records))
+    def runs(self) -> list[RunRecord]:
+        """What is read again, through JSON as it is written; the oldest first."""
+        journals: dict[str, list[Record]] = {}
+        for record in self.records:
+            journals.setdefault(record["run"], []).append(json.loads(json.dumps(record)))
+        return [fold(run, sorted(journals[run], key=itemgetter("s"))) for run in sorted(journals)]
+
+    @property
+    def last(self) -> RunRecord | None:
+        """The last run that something can be built on."""
+        return next((run for run in reversed(self.runs) if run.complete), None)
 
     @property
     def current(self) -> RunRecord:
-        run = self.checkpoint.current
+        run = self.last
         assert run is not None
         return run
+
+    def __getitem__(self, run: str) -> RunRecord:
+        return next(found for found in self.runs if found.id == run)
 
     def decide(
         self,
@@ -68,7 +80,7 @@ class World:
         prints: Mapping[TaskId, Fingerprint] | None = None,
         fault: Callable[[ResultRef], str] = no_fault,
     ) -> Decision:
-        return decide(Question(graph, self.checkpoint.current, prints or dict.fromkeys(ids(graph), CODE), fault))
+        return decide(Question(graph, self.last, prints or dict.fromkeys(ids(graph), CODE), fault))
 
     def run(  # noqa: PLR0913 - each test says one or two of these
         self,
@@ -84,7 +96,7 @@ class World:
         outputs: Mapping[TaskId, Mapping[str, str]] | None = None,
     ) -> str:
         """Run *graph* in a process that is killed after *until* records."""
-        before = self.checkpoint.current
+        before = self.last
         self.count += 1
         run = f"run{self.count:03}"
         restored = decision.restored if decision is not None and before is not None else {}
@@ -114,8 +126,13 @@ class World:
             now += 1.0
             name, attempt = engine.running[0]
             reaction = engine.handle(AttemptFinished(name, attempt, outcome(name, attempt), now))
-        self.records += [{**record, "s": place} for place, record in enumerate(written)][:until]
+        self.records += numbered(written)[:until]
         return run
+
+
+def numbered(records: Iterable[Record]) -> list[Record]:
+    """Give *records* the numbers that a journal does."""
+    return [{**record, "s": place} for place, record in enumerate(records)]
 
 
 def ids(graph: TaskGraph) -> list[TaskId]:
@@ -176,19 +193,19 @@ def test_a_stopped_run_says_why() -> None:
     engine = Engine(CHAIN)
     recorder = Recorder(RunHeader("run", dict.fromkeys(ids(CHAIN), CODE), argv=["pytest", "--token=x"]), {})
     events = [*engine.handle(RunStarted(1.0)).events, *engine.handle(StopRequested("ctrl-c", 2.0, abort=True)).events]
-    told = fold({**record, "s": place} for place, record in enumerate(r for event in events for r in recorder(event)))
-    assert told["run"].stopped == "ctrl-c"
-    assert told["run"].argv == ("pytest", "--token=***")
-    assert told["run"].tasks[tid("extract")].state is TaskState.INTERRUPTED
+    told = fold("run", numbered(record for event in events for record in recorder(event)))
+    assert told.stopped == "ctrl-c"
+    assert told.argv == ("pytest", "--token=***")
+    assert told.tasks[tid("extract")].state is TaskState.INTERRUPTED
 
 
 def test_unknown_kinds_and_members_are_ignored() -> None:
     world = World()
-    world.run(CHAIN)
-    before = world.checkpoint
+    run = world.run(CHAIN)
+    before = world[run]
     extra = [{**record, "colour": "red"} for record in world.records]
     extra.insert(3, {**extra[2], "s": 2.5, "ev": "weather_changed"})
-    assert fold(extra) == before
+    assert fold(run, extra) == before
 
 
 @pytest.mark.parametrize("state", ["crashed", "failed"])
@@ -204,10 +221,10 @@ def test_the_first_end_of_a_task_is_its_end(state: str) -> None:
 def test_one_journal_is_read_as_it_comes() -> None:
     world = World()
     run = world.run(CHAIN, failing("transform"))
-    assert replay(run, iter(world.records)) == world.current
-    assert replay(run, ()).complete is False
+    assert fold(run, iter(world.records)) == world.current
+    assert fold(run, ()).complete is False
     with pytest.raises(CheckpointDamaged, match=r"run other: record 0 .*it is of run run001"):
-        replay("other", world.records)
+        fold("other", world.records)
 
 
 def test_a_newer_format_is_refused() -> None:
@@ -215,9 +232,9 @@ def test_a_newer_format_is_refused() -> None:
     run = world.run(CHAIN)
     world.records[0]["v"] = [2, 0]
     with pytest.raises(CheckpointVersion, match=rf"run {run} was written in format 2\.0.*update it"):
-        _ = world.checkpoint
+        _ = world.runs
     world.records[0]["v"] = [1, 99]
-    assert world.checkpoint.runs
+    assert world.runs
 
 
 @pytest.mark.parametrize(
@@ -241,15 +258,7 @@ def test_a_known_record_that_makes_no_sense_is_damage(change: dict[str, Any]) ->
     place = next(place for place, record in enumerate(world.records) if record["ev"] == "task_finished")
     world.records[place].update(change)
     with pytest.raises(CheckpointDamaged, match=rf"record {place} \(task_finished\) makes no sense"):
-        _ = world.checkpoint
-
-
-def test_an_unknown_run_is_an_error_that_names_the_known_ones() -> None:
-    world = World()
-    world.run(CHAIN)
-    with pytest.raises(CheckpointError, match="no run 'x'; the last ones are: run001"):
-        _ = world.checkpoint["x"]
-    assert world.checkpoint["run001"].id == "run001"
+        _ = world.runs
 
 
 def test_many_tasks_are_told_in_several_records() -> None:
@@ -445,13 +454,13 @@ def test_an_upstream_that_ran_again_and_returned_the_same_changes_nothing() -> N
 
 def search(world: World, graph: TaskGraph, version: str = "code", **question: Any) -> Decision:
     """Decide with all that was ever recorded."""
-    runs = world.checkpoint.runs
+    runs = world.runs
 
     def earlier(name: TaskId) -> list[TaskRecord]:
         found = [run.standing[name] for run in reversed(runs) if name in run.standing]
         return [record for record in found if record.state in SUCCEEDED]
 
-    current = world.checkpoint.current
+    current = world.last
     prints = {**dict.fromkeys(ids(graph), CODE), tid("extract"): Fingerprint(version, "parameters")}
     return decide(Question(graph, current, prints, earlier=earlier, **question))
 
@@ -562,10 +571,10 @@ def test_a_run_that_rolls_back() -> None:
     world = World()
     first = world.run(CHAIN)
     world.run(CHAIN, failing("extract"))
-    back = RunHeader("run003", {}, resumes=first, carried=world.checkpoint[first].standing, rolls_back=first)
+    back = RunHeader("run003", {}, resumes=first, carried=world[first].standing, rolls_back=first)
     recorder = Recorder(back, {})
     written = [record for event in (RunBegan(0, 1.0), RunEnded(1.0)) for record in recorder(event)]
-    world.records += [{**record, "s": place} for place, record in enumerate(written)]
+    world.records += numbered(written)
     assert world.current.rolls_back == first
     assert not world.decide(CHAIN).reasons
 
@@ -688,6 +697,5 @@ def faulty(damaged: set[TaskId]) -> Callable[[ResultRef], str]:
 def test_events_of_a_run_that_recorded_nothing_else() -> None:
     recorder = Recorder(RunHeader("run", {}), {})
     records = [*recorder(RunBegan(0, 1.0)), *recorder(RunEnded(2.0))]
-    told = fold({**record, "s": place} for place, record in enumerate(records)).current
-    assert told is not None
+    told = fold("run", numbered(records))
     assert (told.tasks, told.ended) == ({}, 2.0)

@@ -502,6 +502,13 @@ def test_an_empty_checkpoint(archive: Archive) -> None:
         archive.run("../../etc/passwd")
 
 
+def test_an_unknown_run_is_an_error_that_names_the_known_ones(tmp_path: Path, archive: Archive) -> None:
+    known = keep(tmp_path, {"a": 1})
+    with pytest.raises(CheckpointError, match=f"no run '20200101-000000-0000'; the last ones are: {known}"):
+        archive.run("20200101-000000-0000")
+    assert archive.run(known).id == known
+
+
 def test_a_run_that_was_killed_early_is_not_built_on(tmp_path: Path, archive: Archive) -> None:
     whole = keep(tmp_path, {"a": 1})
     half = keep(tmp_path, {"a": 1})
