@@ -113,6 +113,11 @@ class TaskRecord:
         """What tasks downstream have seen of it: the digest of its result, or else its state; empty if unknown."""
         return _token(self.state, self.result)
 
+    @property
+    def origin(self) -> str:
+        """What is said of a task that reuses its result."""
+        return f"reused from run {self.made[0]}"
+
     def to_json(self) -> Record:
         fingerprint = self.fingerprint
         facts: Record = {
@@ -437,7 +442,7 @@ def _inherited(records: Mapping[TaskId, TaskRecord], *, restored: bool) -> Itera
 def _reused(record: TaskRecord) -> TaskRecord:
     return TaskRecord(
         state=TaskState.REUSED,
-        because=f"reused from run {record.made[0]}",
+        because=record.origin,
         seconds=record.seconds,
         result=record.result,
         fingerprint=record.fingerprint,

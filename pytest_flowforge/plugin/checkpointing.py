@@ -58,7 +58,7 @@ class Reuse:
     @property
     def because(self) -> Mapping[TaskId, str]:
         """For the tasks whose results stand, where these come from."""
-        return {task: f"reused from run {record.made[0]}" for task, record in self.restored.items()}
+        return {task: record.origin for task, record in self.restored.items()}
 
 
 class Checkpointing:
@@ -324,8 +324,8 @@ class Checkpointing:
         keeper = self.keeper
         if keeper is None or self._prints is None:
             return
-        previous = self._previous(graph, entries, reuse)
-        files = _files(entries)
+        files = {task.partition("::")[0] for task in entries}
+        previous = self._previous(files, reuse, everything=len(graph) == len(entries))
         root = self._config.rootpath
 
         def is_gone(task: TaskId) -> bool:
@@ -358,13 +358,15 @@ class Checkpointing:
         self._prints.close()
         reuse.fingerprints = {task: reuse.fingerprints[task] for task in blueprint.rules if task in graph}
 
-    def _previous(self, graph: TaskGraph, entries: Mapping[TaskId, Entry], reuse: Reuse) -> RunRecord | None:
-        """The run whose results outside of *graph* are kept for later; None when there are none."""
+    def _previous(self, files: set[str], reuse: Reuse, *, everything: bool) -> RunRecord | None:
+        """The run whose results outside of this one are kept for later; None when there are none.
+
+        ``everything`` tells that this run has all tasks of its *files*.
+        """
         if reuse.run is not None or self.archive is None:
             return reuse.run
-        files = _files(entries)
         try:
-            if len(graph) == len(entries) and self.archive.is_about(files):
+            if everything and self.archive.is_about(files):
                 # Whatever it knows of is about to run again: it need not be read.
                 return None
             return self.archive.chosen()
@@ -420,10 +422,6 @@ def _missing(record: TaskRecord | None, archive: Archive) -> str:
         return "no stored result: it could not be stored"
     fault = archive.store.fault(record.result)
     return f"no result that can be loaded ({fault})" if fault else ""
-
-
-def _files(tasks: Iterable[TaskId]) -> set[str]:
-    return {task.partition("::")[0] for task in tasks}
 
 
 _INTERNAL_ERROR = 3

@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
     from pytest_flowforge.core.model import Location, TaskId
 
-__all__ = ["Entry", "TaskFunction"]
+__all__ = ["Entry", "TaskFunction", "task_id"]
+
+
+def task_id(item: pytest.Item) -> TaskId:
+    """The id of the task that *item* is: what pytest calls it."""
+    return item.nodeid  # type: ignore[return-value]
 
 
 @dataclass(slots=True, eq=False)

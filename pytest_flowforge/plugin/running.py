@@ -21,6 +21,7 @@ from pytest_flowforge.driver import Driver, SystemClock
 from pytest_flowforge.errors import ResultError
 from pytest_flowforge.executors.inline import InlineExecutor
 from pytest_flowforge.plugin.coroutines import Caught, run_to_its_end
+from pytest_flowforge.plugin.entries import task_id
 from pytest_flowforge.plugin.guard import Surroundings
 from pytest_flowforge.plugin.interrupts import Interrupts
 from pytest_flowforge.plugin.listeners import Listeners
@@ -168,7 +169,7 @@ class Runner:
         keeper = self._checkpointing.keeper
         if keeper is not None and self._item is not None:
             crash = Failure(FailureKind.CRASHED, f"called os._exit({status})")
-            end = AttemptFinished(_id(self._item), self._attempt.number, crash, self._clock.now())
+            end = AttemptFinished(task_id(self._item), self._attempt.number, crash, self._clock.now())
             for event in self._engine.handle(end, hold=True).events:
                 keeper(event)
             keeper.save()
@@ -265,7 +266,7 @@ class Runner:
 
     def comes_again(self, item: pytest.Item) -> bool:
         """Whether the attempt at *item*, as far as it has come, will be followed by another."""
-        task = self._graph[_id(item)]
+        task = self._graph[task_id(item)]
         # Asked for every task at teardown: most have no retries and need no judgement.
         if not task.retry.max_retries:
             return False
@@ -298,7 +299,3 @@ class Protocols:
     def of(self, task: Task) -> Any:
         """The hook to call for *task*."""
         return self._alone if task.retry.max_retries else self._shared
-
-
-def _id(item: pytest.Item) -> TaskId:
-    return item.nodeid  # type: ignore[return-value]

@@ -10,6 +10,7 @@ from pytest_flowforge.core.messages import Event, TaskMoved
 from pytest_flowforge.core.model import Failure
 from pytest_flowforge.core.records import key_of
 from pytest_flowforge.core.states import DONE, SUCCEEDED, TaskState
+from pytest_flowforge.plugin.entries import task_id
 from pytest_flowforge.results import NoResult, ValueStore
 
 if TYPE_CHECKING:
@@ -122,11 +123,11 @@ class Values:
 
     def arrival_for(self, item: pytest.Item, name: str) -> Any:
         """What arrives under *name* for the task *item*."""
-        return self.arrival(self._needs[_id(item)].parameters[name])
+        return self.arrival(self._needs[task_id(item)].parameters[name])
 
     def upstream_of(self, item: pytest.Item) -> dict[str, Any]:
         """The results of all direct upstreams of *item* by task name."""
-        needs = self._needs[_id(item)].by_key.items()
+        needs = self._needs[task_id(item)].by_key.items()
         return {key: self.result(task) for key, task in needs if task in self._graph or task in self._earlier}
 
     def result(self, task: TaskId) -> Any:
@@ -158,7 +159,3 @@ class Values:
             return NoResult(name, TaskState.PENDING.value, self._stopped() or "it has not run")
         error = move.outcome.message if isinstance(move.outcome, Failure) else None
         return NoResult(name, move.after.value, move.because or (error or ""), error)
-
-
-def _id(item: pytest.Item) -> TaskId:
-    return item.nodeid  # type: ignore[return-value]
