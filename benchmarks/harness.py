@@ -41,7 +41,10 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of a result: the median over the rounds, their lowest and highest, and the most it may be."""
+    """One line of a result: the median over the rounds, their lowest and highest, and the most it may be.
+
+    With ``least`` the budget is the least it may be: a share of what is possible.
+    """
 
     what: str
     median: float
@@ -49,17 +52,22 @@ class Row:
     high: float
     budget: float | None = None
     unit: str = "x"
+    least: bool = False
 
     @property
     def within_budget(self) -> bool | None:
         """Whether the median is within the budget; None without one."""
-        return None if self.budget is None else self.median <= self.budget
+        if self.budget is None:
+            return None
+        return self.median >= self.budget if self.least else self.median <= self.budget
 
 
-def row(what: str, values: Iterable[float], budget: float | None = None, unit: str = "x") -> Row:
+def row(
+    what: str, values: Iterable[float], budget: float | None = None, unit: str = "x", *, least: bool = False
+) -> Row:
     """Return the row for what was measured once a round."""
     numbers = sorted(values)
-    return Row(what, statistics.median(numbers), numbers[0], numbers[-1], budget, unit)
+    return Row(what, statistics.median(numbers), numbers[0], numbers[-1], budget, unit, least)
 
 
 # Measuring.
@@ -142,6 +150,7 @@ def workspace(files: Mapping[str, str]) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="flowforge-bench-") as name:
         folder = Path(name)
         for file, text in {"pytest.ini": "[pytest]\n", **files}.items():
+            (folder / file).parent.mkdir(exist_ok=True)
             (folder / file).write_text(text, encoding="utf-8")
         yield folder
 
@@ -179,8 +188,9 @@ def _table(rows: Sequence[Row]) -> Iterator[str]:
     yield f"  {'':{width}}   median   lowest  highest   budget"
     for line in rows:
         numbers = "".join(f" {_number(value, line.unit):>8}" for value in (line.median, line.low, line.high))
-        budget = "" if line.budget is None else f" {_number(line.budget, line.unit):>8}"
-        verdict = {None: "", True: "  ok", False: "  EXCEEDED"}[line.within_budget]
+        most = "" if line.budget is None else f"{'>= ' if line.least else ''}{_number(line.budget, line.unit)}"
+        budget = f" {most:>8}" if most else ""
+        verdict = {None: "", True: "  ok", False: "  MISSED" if line.least else "  EXCEEDED"}[line.within_budget]
         yield f"  {line.what:{width}}{numbers}{budget}{verdict}"
 
 

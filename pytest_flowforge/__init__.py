@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pytest_flowforge.declare import depends_on
     from pytest_flowforge.errors import CheckpointError, FlowforgeError, GraphError, ResultError, SelectionError
-    from pytest_flowforge.results import NoResult
+    from pytest_flowforge.results import NoResult, only
 
 __all__ = [
     "CheckpointError",
@@ -23,6 +23,7 @@ __all__ = [
     "SelectionError",
     "__version__",
     "depends_on",
+    "only",
 ]
 
 __version__ = "0.1.0"
@@ -36,6 +37,7 @@ _HOMES = {
     "ResultError": "pytest_flowforge.errors",
     "SelectionError": "pytest_flowforge.errors",
     "depends_on": "pytest_flowforge.declare",
+    "only": "pytest_flowforge.results",
 }
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    import pytest
+    from concurrent.futures import Executor
 
     from pytest_flowforge.core.model import Task
     from pytest_flowforge.core.observed import Run, TaskResult
@@ -23,6 +24,10 @@ __all__: list[str] = []
 
 def pytest_flowforge_run_started(run: Run) -> None:
     """The run begins: the graph is valid, nothing has started yet."""
+
+
+def pytest_flowforge_task_expanded(task: Task, instances: tuple[Task, ...]) -> None:
+    """The mapped *task* has got *instances*, which are tasks of the run from now on; none for an empty list."""
 
 
 def pytest_flowforge_task_started(task: Task, attempt: int) -> None:
@@ -46,6 +51,14 @@ def pytest_flowforge_fingerprint(item: pytest.Item) -> Mapping[str, object] | ob
 
     Called once a task when fingerprints are taken, in every session that keeps or reuses results. When a value differs
     from that of an earlier run, its result does not stand. None adds nothing; the answers of all implementations count.
+    """
+
+
+@pytest.hookspec(firstresult=True)
+def pytest_flowforge_make_executor(config: pytest.Config, name: str, workers: int) -> Executor | None:
+    """What ``--ff-executor NAME`` means, for names that are not ours: a pool that runs *workers* calls at a time.
+
+    Called when a run begins, and again when a pool has broken. None says that the name is not known.
     """
 
 

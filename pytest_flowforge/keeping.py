@@ -17,13 +17,14 @@ from pytest_flowforge.core.resume import decide
 from pytest_flowforge.core.states import SUCCEEDED
 from pytest_flowforge.errors import (
     CheckpointError,
+    CheckpointLocked,
     CheckpointUnwritable,
     ResultError,
     ResultMissing,
     ResultUnstorable,
 )
 from pytest_flowforge.storage.codec import JsonCodec, PickleCodec
-from pytest_flowforge.storage.locks import RunLock
+from pytest_flowforge.storage.locks import RunLock, WorkersLock
 from pytest_flowforge.storage.places import Place
 from pytest_flowforge.storage.syncing import GroupCommit
 from pytest_flowforge.storage.values import ResultStore
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from pytest_flowforge.core.fingerprint import Fingerprint
     from pytest_flowforge.core.messages import Event
     from pytest_flowforge.core.model import TaskId
-    from pytest_flowforge.core.records import ResultRef, RunHeader, TaskRecord
+    from pytest_flowforge.core.records import Growth, ResultRef, RunHeader, TaskRecord
     from pytest_flowforge.core.resume import Decision, Question
     from pytest_flowforge.storage.codec import Codec
     from pytest_flowforge.storage.files import Durability, Files
@@ -47,6 +48,9 @@ __all__ = ["Archive", "Keeper", "Repaired", "Settings", "Unreadable"]
 
 #: Bytes of results that are kept in memory when they were loaded to see whether they can be.
 _MOST_LOADED = 64 << 20
+
+#: Seconds that workers of a run that was killed have to end.
+PATIENCE = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,8 +263,18 @@ class Keeper:
     more, and ``unsaved`` gathers the tasks whose success nobody will know of. ``tell`` takes sentences for people.
     """
 
-    def __init__(self, settings: Settings, tell: Callable[[str], None], files: Files | None = None) -> None:
-        """Lock the checkpoint; raise :class:`CheckpointError`."""
+    def __init__(
+        self,
+        settings: Settings,
+        tell: Callable[[str], None],
+        files: Files | None = None,
+        *,
+        on_wait: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Lock the checkpoint; raise :class:`CheckpointError`.
+
+        Workers of a run that was killed are waited for, after a call of ``on_wait``: they may still do its tasks.
+        """
         self._settings = settings
         self._tell = tell
         self._place = Place.open(settings.path, files)
@@ -268,6 +282,11 @@ class Keeper:
             self._lock = RunLock(self._place.folder)
             #: Who held it before and had no chance to say that it ended.
             self.killed: Holder | None = self._lock.acquire(settings.wait)
+            try:
+                self._wait_for_workers(on_wait)
+            except BaseException:
+                self._lock.release()
+                raise
         except BaseException:
             self._place.close()
             raise
@@ -286,6 +305,18 @@ class Keeper:
         self.outputs: dict[TaskId, Mapping[str, str]] = {}
         #: Tasks that turned out to be made of something else when they started.
         self.fingerprints: dict[TaskId, Fingerprint] = {}
+
+    def _wait_for_workers(self, on_wait: Callable[[], None]) -> None:
+        workers = WorkersLock(self._place.folder)
+        if workers.are_gone(0.0):
+            return
+        on_wait()
+        if not workers.are_gone(PATIENCE):
+            msg = (
+                f"workers of the last run still work at the checkpoint {self._place.path}, although that run has ended:"
+                " wait until their tasks are done or end them, or use another folder with --ff-checkpoint"
+            )
+            raise CheckpointLocked(msg)
 
     def begin(self, at: float, header: RunHeader) -> None:
         """Begin a run at *at* that says of itself what *header* does, but for its id, which it gets here.
@@ -341,6 +372,24 @@ class Keeper:
             return True
         return False
 
+    def stored(self, task: TaskId, ref: ResultRef) -> None:
+        """*task* has stored its result in this run by itself, in another process."""
+        self._results[task] = ref
+
+    def size_of(self, task: TaskId) -> int | None:
+        """Return how many bytes the result takes that *task* has stored in this run; None where there is none."""
+        ref = self._results.get(task)
+        return None if ref is None else ref.length
+
+    def expect(self, growth: Growth) -> None:
+        """Take note of instances that are about to be added to the run."""
+        if self._recorder is not None:
+            self._recorder.expect(growth)
+
+    def token(self, task: TaskId) -> str:
+        """Return what tasks downstream of *task*, which has ended, have seen of it; empty if that is not known."""
+        return "" if self._recorder is None else self._recorder.token(task)
+
     def load(self, task: TaskId) -> Any:
         """Return the result that *task* has stored in this run, decoded anew; raise :class:`ResultError`."""
         ref = self._results.get(task)
@@ -348,6 +397,18 @@ class Keeper:
             msg = "a result was not stored, and can not be read anew"
             raise ResultMissing(msg)
         return self._store.get(ref)
+
+    def durations(self) -> dict[str, float]:
+        """Return how many seconds tasks took when they last succeeded."""
+        return self._place.durations()
+
+    def keep_durations(self, seconds: Mapping[TaskId, float]) -> None:
+        """Remember how many seconds these tasks took. It is advice: where it can not be kept, there is none."""
+        if seconds and self.broken is None:
+            with contextlib.suppress(CheckpointError, OSError):
+                self._place.keep_durations(
+                    {**self._place.durations(), **{str(task): took for task, took in seconds.items()}}
+                )
 
     def save(self) -> None:
         """Make everything survive a power cut, now."""

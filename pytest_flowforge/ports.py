@@ -6,16 +6,19 @@ Each can be replaced; none knows the engine or pytest.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from pytest_flowforge.core.model import Outcome, TaskId
+from pytest_flowforge.core.model import Measures, Outcome, TaskId
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from pytest_flowforge.core.messages import Event
 
-__all__ = ["Clock", "EventSink", "Executor", "Finished", "Job"]
+__all__ = ["Clock", "EventSink", "Executor", "Finished", "Job", "Key"]
+
+#: A task and the number of an attempt at it.
+Key: TypeAlias = tuple[TaskId, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,7 @@ class Finished:
     attempt: int
     outcome: Outcome
     value: Any = None
+    measures: Measures | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +51,30 @@ class Executor(Protocol):
 
     @property
     def slots(self) -> int:
-        """How many jobs it executes at a time."""
+        """How many jobs it executes at a time, without those of tasks that take no slot.
+
+        Where it is :attr:`lost`: how many of clean-up tasks and alarms, which somebody else may do then.
+        """
+
+    @property
+    def lost(self) -> str:
+        """Why it can not execute anything any more; empty while it can.
+
+        Looked at after each :meth:`wait`. Afterwards nothing is started, and what was in flight is cancelled: all but
+        clean-up and alarms, if there are slots for them.
+        """
 
     def start(self, job: Job) -> None:
         """Begin *job*; returns soon or, where there is only this thread, does the work in :meth:`wait`."""
 
     def cancel(self, task: TaskId, attempt: int) -> None:
         """Stop that attempt if it can be stopped; its end need not be reported any more."""
+
+    def interrupt(self) -> None:
+        """Somebody wants the run to end: ask what runs to stop, where that can be done.
+
+        Returns soon. What stops because of that is reported like any other end; jobs that start later are not meant.
+        """
 
     def wait(self, timeout: float | None) -> Sequence[Finished]:
         """Return what has finished, waiting for the first for at most *timeout* seconds (None: no limit)."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from pytest_flowforge.core.model import TaskId
 
-__all__ = ["NoResult", "ValueStore"]
+__all__ = ["NoResult", "Only", "ValueStore", "only"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +33,48 @@ class NoResult:
         return False
 
 
+@dataclass(frozen=True, slots=True)
+class Only:
+    """What :func:`only` returns: the tasks that are to go on, by name, and what they get as the result."""
+
+    names: tuple[str, ...]
+    value: Any = None
+
+
+def only(*tasks: str | Callable[..., Any], value: Any = None) -> Only:
+    """Return what a task returns to go on with *tasks* only, which are direct downstreams of it; without any, no task.
+
+    A task is given by its name as in ``depends_on``, by its node id, or as its function. ``value`` is the result of the
+    task that returns this. Raises :class:`TypeError` for what can be no task. That there are such tasks downstream is
+    looked at when the task has ended.
+    """
+    __tracebackhide__ = True
+    return Only(tuple(map(_name_of, tasks)), value)
+
+
+def _name_of(task: object) -> str:
+    __tracebackhide__ = True
+    if isinstance(task, str):
+        return task
+    plain = inspect.unwrap(getattr(task, "__func__", task))  # type: ignore[arg-type]
+    if not inspect.isfunction(plain):
+        msg = f'only() takes names of tasks and task functions, as in only("load"), and not {task!r:.100}'
+        raise TypeError(msg)
+    # By module, and not by file: in the process of a pool a function may have come without its file.
+    return f"{plain.__module__.rpartition('.')[2]}::{plain.__qualname__.replace('.', '::')}"
+
+
 class ValueStore:
     """The results of this run's tasks, in memory.
 
     A value is given up when the last task that may ask for it is done, so that a long chain of large results does
-    not stay in memory as a whole.
+    not stay in memory as a whole. ``reads`` has the tasks that may ask, with those whose results they may ask for.
     """
 
-    def __init__(self, readers: dict[TaskId, int]) -> None:
+    def __init__(self, reads: Mapping[TaskId, frozenset[TaskId]]) -> None:
+        self._reads = dict(reads)
         #: How many tasks may still ask for each result.
-        self._readers = readers
+        self._readers = Counter(upstream for upstreams in reads.values() for upstream in upstreams)
         self._values: dict[TaskId, Any] = {}
 
     @property
@@ -51,6 +85,14 @@ class ValueStore:
     def __contains__(self, task: TaskId) -> bool:
         return task in self._values
 
+    def reads_now(self, reader: TaskId, upstreams: frozenset[TaskId]) -> None:
+        """*reader*, if it may still ask, asks for the results of *upstreams* now; it may not be those of before."""
+        before = self._reads.get(reader)
+        if before is not None:
+            self._reads[reader] = upstreams
+            self._readers.update(upstreams - before)
+            self._release(before - upstreams)
+
     def put(self, task: TaskId, value: Any) -> None:
         """Keep *value* as the result of *task* as long as somebody may ask for it."""
         if self._readers.get(task):
@@ -60,8 +102,12 @@ class ValueStore:
         """Return the result of *task*; KeyError if there is none."""
         return self._values[task]
 
-    def release(self, task: TaskId) -> None:
-        """One reader of *task*'s result will not ask again."""
-        self._readers[task] -= 1
-        if not self._readers[task]:
-            self._values.pop(task, None)
+    def done(self, reader: TaskId) -> None:
+        """*reader* will not ask again."""
+        self._release(self._reads.pop(reader, ()))
+
+    def _release(self, tasks: Iterable[TaskId]) -> None:
+        for task in tasks:
+            self._readers[task] -= 1
+            if not self._readers[task]:
+                self._values.pop(task, None)

@@ -46,7 +46,8 @@ class ScriptedExecutor(Executor):
 
     ``outcomes`` maps (task, attempt) to an outcome, or to an exception that comes out of :meth:`wait`. An attempt that
     is not in it calls its job. ``seconds`` maps (task, attempt) to how long it takes; others take ``usual`` seconds,
-    and ``math.inf`` is an attempt that hangs. ``log`` lists ``("start" | "cancel", task, attempt)`` in order.
+    and ``math.inf`` is an attempt that hangs. ``log`` lists ``("start" | "cancel", task, attempt)`` in order, and
+    ``("interrupt", "", 0)``, which has no other effect.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class ScriptedExecutor(Executor):
         self._usual = usual
         #: May be changed while it runs, as if workers came and went.
         self.available = slots
+        self._lost = ""
         self.closed = False
         self.log: list[tuple[str, str, int]] = []
         #: Jobs in flight with the time of their end, in the order of their start.
@@ -73,6 +75,15 @@ class ScriptedExecutor(Executor):
     def slots(self) -> int:
         """How many jobs it executes at a time."""
         return self.available
+
+    @property
+    def lost(self) -> str:
+        """Why it can not execute anything any more; may be set while it runs."""
+        return self._lost
+
+    @lost.setter
+    def lost(self, reason: str) -> None:
+        self._lost = reason
 
     @property
     def flying(self) -> tuple[tuple[TaskId, int], ...]:
@@ -89,6 +100,10 @@ class ScriptedExecutor(Executor):
         """Forget that attempt."""
         self.log.append(("cancel", task, attempt))
         self._flying.pop((task, attempt), None)
+
+    def interrupt(self) -> None:
+        """Take note that somebody wants the run to end."""
+        self.log.append(("interrupt", "", 0))
 
     def wait(self, timeout: float | None) -> Sequence[Finished]:
         """Move the clock to the next end, by at most *timeout* seconds, and return all that ends then.

@@ -74,7 +74,7 @@ def _pieces(text: str) -> list[str]:
 def _read(pieces: list[str]) -> FileIndex:
     indexing = _Indexing()
     for piece in pieces:
-        indexing.add(ast.parse(piece))
+        indexing.add(ast.parse(piece), piece)
         indexing.line += piece.count("\n")
     return indexing.index
 
@@ -84,8 +84,14 @@ class _Indexing:
         self.index = FileIndex()
         #: How many lines stand before the present piece.
         self.line = 0
+        #: The lines of the present piece: syntax trees count in bytes.
+        self._lines: list[bytes] = []
+        #: Decorators by how they are written: a file may have very many, which are mostly the same few.
+        self._decorations: dict[bytes, Named] = {}
 
-    def add(self, tree: ast.Module) -> None:
+    def add(self, tree: ast.Module, text: str) -> None:
+        """Take in a piece of the file, the *tree* of *text*."""
+        self._lines = text.encode("utf-8", "surrogatepass").split(b"\n")
         pending: list[tuple[_Guards, ast.stmt]] = [((), statement) for statement in tree.body[::-1]]
         while pending:
             guards, statement = pending.pop()
@@ -137,10 +143,10 @@ class _Indexing:
         if binding.is_defined:
             self._extend(binding, Definition((facts((*guards, node)),)))
         elif isinstance(node, ast.ClassDef):
-            binding.shape = _shape(node, guards)
+            binding.shape = self._shape(node, guards)
         else:
             told = facts((*guards, node), undecorated=node)
-            binding.definition = Definition((told,), _decorators(node) if node.decorator_list else ())
+            binding.definition = Definition((told,), self._decorators(node) if node.decorator_list else ())
         if node.decorator_list:
             # @REGISTRY.add may put it into REGISTRY.
             names = [read[0] for one in node.decorator_list if (read := dotted(one)) and read[1]]
@@ -186,29 +192,38 @@ class _Indexing:
         binding.shape = None
         binding.definition = Definition(before.facts + more.facts, before.decorators) if before else more
 
+    def _shape(self, node: ast.ClassDef, guards: _Guards) -> ClassShape:
+        named: dict[str, list[FunctionNode]] = {}
+        for one in node.body:
+            if isinstance(one, _FUNCTIONS):
+                named.setdefault(one.name, []).append(one)
+        return ClassShape(
+            Definition((class_facts(node, guards, named),), self._decorators(node)),
+            tuple([Named(dotted(base), facts([base])) for base in node.bases]),
+            {name: self._method(methods) for name, methods in named.items()},
+        )
 
-def _shape(node: ast.ClassDef, guards: _Guards) -> ClassShape:
-    named: dict[str, list[FunctionNode]] = {}
-    for one in node.body:
-        if isinstance(one, _FUNCTIONS):
-            named.setdefault(one.name, []).append(one)
-    return ClassShape(
-        Definition((class_facts(node, guards, named),), _decorators(node)),
-        tuple([Named(dotted(base), facts([base])) for base in node.bases]),
-        {name: _method(methods) for name, methods in named.items()},
-    )
+    def _method(self, nodes: list[FunctionNode]) -> Definition:
+        """All definitions of one method: a property and its setter share a name."""
+        return Definition(
+            tuple([facts([node], undecorated=node, method=None if _is_static(node) else node) for node in nodes]),
+            tuple([decorator for node in nodes for decorator in self._decorators(node)]),
+        )
 
+    def _decorators(self, node: FunctionNode | ast.ClassDef) -> tuple[Named, ...]:
+        return tuple(map(self._decorator, node.decorator_list))
 
-def _method(nodes: list[FunctionNode]) -> Definition:
-    """All definitions of one method: a property and its setter share a name."""
-    return Definition(
-        tuple([facts([node], undecorated=node, method=None if _is_static(node) else node) for node in nodes]),
-        tuple([decorator for node in nodes for decorator in _decorators(node)]),
-    )
-
-
-def _decorators(node: FunctionNode | ast.ClassDef) -> tuple[Named, ...]:
-    return tuple([Named(dotted(one), facts([one])) for one in node.decorator_list])
+    def _decorator(self, node: ast.expr) -> Named:
+        text = b""
+        if node.lineno == node.end_lineno:
+            text = self._lines[node.lineno - 1][node.col_offset : node.end_col_offset]
+            known = self._decorations.get(text)
+            if known is not None:
+                return known
+        named = Named(dotted(node), facts([node]))
+        if text:
+            self._decorations[text] = named
+        return named
 
 
 def _is_static(node: FunctionNode) -> bool:

@@ -6,7 +6,7 @@ does not know is ignored. It reads no files; whoever does has checked every line
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from pytest_flowforge.core.records import (
     STATES,
     TaskRecord,
     key_of,
+    to_chosen,
     to_fingerprint,
     to_pairs,
     to_result_ref,
@@ -41,7 +42,7 @@ class RunRecord:
     killed. ``stopped`` is the reason of an early end, else empty. ``tasks`` has every task of its graph, in the order
     of declaration; ``carried`` what it kept of tasks outside of it. ``rolls_back`` is the run whose results it made the
     current ones, if it did nothing else. ``complete`` is false for a run that was ended before it had described itself:
-    nothing can be built on it.
+    nothing can be built on it. ``seed`` is what the jitter of its retries depended on, empty where there was none.
     """
 
     id: str
@@ -56,6 +57,7 @@ class RunRecord:
     carried: Mapping[TaskId, TaskRecord]
     in_doubt: tuple[TaskId, ...]
     rolls_back: str = ""
+    seed: str = ""
 
     def known(self, task: TaskId) -> TaskRecord | None:
         """What a later run may build on of *task*; None when nothing is known of it."""
@@ -127,6 +129,8 @@ class _Story:
         #: What became of the tasks whose last attempt has ended, and of those that were inherited.
         self.ends: dict[TaskId, TaskRecord] = {}
         self.carried: dict[TaskId, TaskRecord] = {}
+        #: Reason and seconds of the attempts that another one followed, or was to follow.
+        self.tried: dict[TaskId, list[tuple[str, float]]] = {}
         self.declared = 0
         self.inherited = 0
 
@@ -146,13 +150,21 @@ class _Story:
             carried=MappingProxyType(self.carried),
             rolls_back=start.get("back", ""),
             in_doubt=tuple(task for task in self.prints if task in self.running),
+            seed=start.get("seed", ""),
         )
 
     def _standing(self, task: TaskId) -> TaskRecord:
         if task in self.running:
             made = (self.run, -1)
-            return TaskRecord(TaskState.RUNNING, self.running[task], fingerprint=self.prints[task], made=made)
-        return self.ends.get(task) or TaskRecord(fingerprint=self.prints[task])
+            tried = tuple(self.tried.get(task, ()))
+            return TaskRecord(
+                TaskState.RUNNING, self.running[task], fingerprint=self.prints[task], made=made, earlier=tried
+            )
+        end = self.ends.get(task) or TaskRecord(fingerprint=self.prints[task])
+        if task not in self.tried:
+            return end
+        # What a stop has called off waited for its next attempt: its last one is the one that counts.
+        return replace(end, earlier=tuple(self.tried[task][: end.attempts - 1]))
 
     def on_started(self, record: Record) -> None:
         major, *_ = record["v"]
@@ -178,6 +190,12 @@ class _Story:
             where[task] = to_task_record(entry, fingerprint)
         self.inherited += len(record["tasks"])
 
+    def on_task_mapped(self, record: Record) -> None:
+        for task, entry in record.get("tasks", {}).items():
+            self.prints[task] = to_fingerprint(entry)
+        for task, entry in record.get("inherits", {}).items():
+            self.ends[task] = to_task_record(entry, self.prints[task])
+
     # The two that are met for each task.
 
     def on_task_started(self, record: Record) -> None:
@@ -190,6 +208,9 @@ class _Story:
         if not self._may_go_on(task):
             return
         outcome = record.get("outcome") or _NO_OUTCOME
+        if record["ev"] == "task_retrying":
+            reason = str(record.get("because", outcome.get("message", "")))
+            self.tried.setdefault(task, []).append((reason, float(record.get("dur", 0.0))))
         self.ends[task] = TaskRecord(
             STATES[record["state"]],
             int(record["try"]),
@@ -203,6 +224,7 @@ class _Story:
             str(record.get("on", "")),
             to_pairs(record.get("outputs")),
             bool(outcome.get("expected", False)),
+            to_chosen(record),
         )
         self.running.pop(task, None)
 
@@ -227,6 +249,7 @@ _TAKERS: dict[str, Callable[[_Story, Record], None]] = {
     "run_started": _Story.on_started,
     "run_tasks": _Story.on_tasks,
     "run_inherits": _Story.on_inherits,
+    "task_mapped": _Story.on_task_mapped,
     "task_started": _Story.on_task_started,
     "task_retrying": _Story.on_task_ended,
     "task_finished": _Story.on_task_ended,

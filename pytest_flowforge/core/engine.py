@@ -2,20 +2,24 @@
 
 It never waits, reads a clock, executes or prints anything; whoever drives it does. The same signals always make the
 same reactions. Inside, tasks are positions in the order of declaration; ids appear only in messages. A signal costs
-what it changes, never a look at all tasks (the one exception is a stop, which concerns them all).
+what it changes, never a look at all tasks (the exceptions are a stop and a lost executor, which concern them all).
 """
 
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from pytest_flowforge.core.instances import Instances
 from pytest_flowforge.core.messages import (
     AttemptFinished,
     CancelAttempt,
     Command,
     Event,
+    ExecutorLost,
+    ExpandTask,
+    InstancesAdded,
     Reaction,
     RunBegan,
     RunEnded,
@@ -24,10 +28,23 @@ from pytest_flowforge.core.messages import (
     SlotsChanged,
     StartAttempt,
     StopRequested,
+    TaskExpanded,
     TaskMoved,
     TimeReached,
 )
-from pytest_flowforge.core.model import Failure, FailureKind, Lost, Outcome, Skipped, Success, Task, TaskId, Trigger
+from pytest_flowforge.core.model import (
+    Branch,
+    Failure,
+    FailureKind,
+    Lost,
+    Measures,
+    Outcome,
+    Skipped,
+    Success,
+    Task,
+    TaskId,
+    Trigger,
+)
 from pytest_flowforge.core.pools import PoolQueues
 from pytest_flowforge.core.states import DONE, TaskState, check_move
 from pytest_flowforge.core.triggers import CLASSES, CLEAN_UP, EndClass, Verdict, judge, verdict
@@ -44,13 +61,16 @@ __all__ = ["Engine", "RunPolicy", "Verdict", "verdict"]
 class RunPolicy:
     """What holds for a whole run.
 
-    ``slots`` tasks run at a time until a signal says otherwise. With ``grace`` the engine ends attempts that are that
-    many seconds past their time-out; None leaves time-outs to whoever executes. ``seed`` varies the jitter of retries.
+    ``slots`` tasks run at a time until a signal says otherwise. Tasks that take no slot are not among them: they start
+    in any case, even with 0 slots (nobody there to work). With ``grace`` the engine ends attempts that are that many
+    seconds past their time-out; None leaves time-outs to whoever executes. ``seed`` varies the jitter of retries.
+    ``max_retries`` is how many retries all tasks together may be given; None for any number.
     """
 
     slots: int = 1
     grace: float | None = None
     seed: str = ""
+    max_retries: int | None = None
 
 
 _DEFAULT_POLICY = RunPolicy()
@@ -90,16 +110,17 @@ class Engine:
         policy: RunPolicy = _DEFAULT_POLICY,
         *,
         restored: Mapping[TaskId, str] | None = None,
+        branches: Mapping[TaskId, Branch] | None = None,
         refused: Mapping[TaskId, str] | None = None,
         ranks: Sequence[Any] | None = None,
     ) -> None:
         """Prepare to run *graph*.
 
-        ``restored`` maps tasks whose results stand to the reason; they become REUSED when the run starts. ``refused``
-        maps tasks that may not run to the reason; they become BLOCKED then. ``ranks`` holds one sortable per position,
-        and among ready tasks the smallest starts first; by default that is the highest priority, then the first
-        declared. Raises :class:`UnknownTask` for a restored or refused task that is not in *graph*,
-        :class:`ValueError` for ranks that do not fit it.
+        ``restored`` maps tasks whose results stand to the reason; they become REUSED when the run starts. ``branches``
+        has the ways on that some of these have chosen. ``refused`` maps tasks that may not run to the reason; they
+        become BLOCKED then. ``ranks`` holds one sortable per position, and among ready tasks the smallest starts first;
+        by default that is the highest priority, then the first declared. Raises :class:`UnknownTask` for a restored or
+        refused task that is not in *graph*, :class:`ValueError` for ranks that do not fit it.
         """
         self._graph = graph
         self._policy = policy
@@ -109,11 +130,15 @@ class Engine:
         self._given = {graph.position(task): (TaskState.REUSED, because) for task, because in (restored or {}).items()}
         for task, because in (refused or {}).items():
             self._given[graph.position(task)] = (TaskState.BLOCKED, because)
+        #: The ways on that tasks have chosen. For a downstream that is closed, the task counts as skipped.
+        self._branches = {graph.position(task): branch for task, branch in (branches or {}).items()}
         self._by_rank, self._rank = _ranking(graph.tasks, ranks)
         self._rules = [task.when for task in graph]
-        self._exclusive = frozenset(position for position, task in enumerate(graph) if task.exclusive)
+        self._exclusive = {position for position, task in enumerate(graph) if task.exclusive}
+        self._slotless = {position for position, task in enumerate(graph) if not task.takes_slot}
         self._deadlined = policy.grace is not None and any(task.timeout is not None for task in graph)
         self._pools = PoolQueues(graph.tasks, graph.pools)
+        self._instances = Instances(graph)
 
         count = len(graph)
         self._states = [TaskState.PENDING] * count
@@ -129,10 +154,19 @@ class Engine:
 
         #: A heap of the ranks of tasks that only want a slot (and possibly pools, see PoolQueues).
         self._ready: list[int] = []
+        #: Likewise of tasks that take no slot: apart, so that nobody has to look for them behind those that wait.
+        self._ready_slotless: list[int] = []
         #: Attempts in flight, by position.
         self._running: dict[int, int] = {}
+        #: How many of them have a slot.
+        self._taken = 0
+        #: The exclusive task that runs, or _NOBODY.
+        self._alone = _NOBODY
         #: Retries that are not due yet: when they are.
         self._resting: dict[int, float] = {}
+        #: How many retries may still be given, and the tasks that wanted one when there was none left.
+        self._retries_left = float("inf") if policy.max_retries is None else policy.max_retries
+        self._denied: list[int] = []
         #: The failure each RETRYING task comes from.
         self._failures: dict[int, Outcome] = {}
         #: A heap of (time, position, attempt) of retries and deadlines; an entry that has lost its meaning stays
@@ -145,6 +179,7 @@ class Engine:
         self._begun = False
         self._ended = False
         self._stop: StopRequested | None = None
+        self._lost: ExecutorLost | None = None
         self._commands: list[Command] = []
         self._events: list[Event] = []
 
@@ -173,8 +208,9 @@ class Engine:
 
     @property
     def running(self) -> tuple[tuple[TaskId, int], ...]:
-        """The attempts in flight, in the order in which they started."""
-        return tuple((self._ids[position], attempt) for position, attempt in self._running.items())
+        """The attempts in flight, in the order in which they started; then mapped tasks whose instances are awaited."""
+        running = tuple((self._ids[position], attempt) for position, attempt in self._running.items())
+        return running + tuple((self._ids[position], 1) for position in self._instances.expanding)
 
     def in_flight(self, task: TaskId, attempt: int) -> bool:
         """Whether the outcome of that attempt is still wanted; raise :class:`UnknownTask`."""
@@ -182,7 +218,7 @@ class Engine:
 
     @property
     def slots(self) -> int:
-        """How many tasks may run at a time."""
+        """How many tasks that take a slot may run at a time."""
         return self._slots
 
     @property
@@ -192,6 +228,16 @@ class Engine:
             return ""
         return self._stop.reason or "stop requested"
 
+    @property
+    def lost(self) -> str:
+        """Why nothing can be executed any more, but for clean-up perhaps; empty while it can."""
+        return "" if self._lost is None else self._lost.reason
+
+    @property
+    def denied(self) -> tuple[TaskId, ...]:
+        """The tasks that have failed and were not tried again because the retries of the run were used up."""
+        return tuple(self._ids[position] for position in self._denied)
+
     def would_retry(self, task: TaskId, attempt: int, failure: Outcome) -> bool:
         """Whether that attempt would be followed by another one if it ended with *failure* now."""
         return self._is_retried(self._graph.position(task), attempt, failure)
@@ -200,9 +246,40 @@ class Engine:
         """Return the task that is likely to start next: the first one that is ready and has no slot or pool yet."""
         if self._held != _NOBODY:
             return self._ids[self._held]
-        if self._ready:
-            return self._ids[self._by_rank[self._ready[0]]]
+        first = min(self._ready[:1] + self._ready_slotless[:1], default=None)
+        if first is not None:
+            return self._ids[self._instances.first(self._by_rank[first])]
         return next((self._ids[position] for position in self._pools.waiting), None)
+
+    def follower(self, task: TaskId) -> TaskId | None:
+        """Return the task that will start where *task* ends, as soon as that succeeds; None when none is sure to.
+
+        It waits for nothing else, and nothing that is ready would come before it. A stop in the meantime prevents it,
+        as it prevents every start. Raises :class:`UnknownTask`.
+        """
+        if self._stop is not None or self._lost is not None or self._held != _NOBODY:
+            return None
+        if self._ready or self._ready_slotless:
+            return None
+        ending = self._graph.position(task)
+        if ending in self._pools.requests or ending in self._slotless:
+            # Others may be waiting for what it has, or it leaves no slot to anybody.
+            return None
+        able = [position for position in self._downstream[ending] if self._waits_for_one(position)]
+        if not all(map(self._runs_after_success, able)) or any(self._graph.tasks[one].mapped for one in able):
+            # What is skipped lets others go, as instances do that nobody knows yet, and they may come first.
+            return None
+        first = min(able, key=self._rank.__getitem__, default=_NOBODY)
+        if first == _NOBODY or first in self._exclusive or first in self._pools.requests:
+            return None
+        return self._ids[first]
+
+    def _waits_for_one(self, position: int) -> bool:
+        is_open = self._states[position] is TaskState.PENDING and not self._abandoned[position]
+        return is_open and self._missing[position] == 1
+
+    def _runs_after_success(self, position: int) -> bool:
+        return judge(self._rules[position], self._ends[position] | _BITS[TaskState.SUCCESS]) is Verdict.RUN
 
     # Signals.
 
@@ -220,7 +297,7 @@ class Engine:
             self._take_in(signal)
         if self._begun and signals and not hold:
             at = signals[-1].at
-            self._fill_slots(at)
+            self._start_ready(at)
             self._end_if_over(at)
         return self._reaction()
 
@@ -234,6 +311,10 @@ class Engine:
             self._slots = signal.slots
         elif isinstance(signal, StopRequested):
             self._on_stop(signal)
+        elif isinstance(signal, TaskExpanded):
+            self._on_expanded(signal)
+        elif isinstance(signal, ExecutorLost):
+            self._on_lost(signal)
         elif not self._begun:
             self._on_started(signal)
 
@@ -257,11 +338,62 @@ class Engine:
                 self._judge_first(position, signal.at)
         if self._stop is not None:
             self._wind_down(signal.at)
+        if self._lost is not None:
+            self._lose_all(self._lost, signal.at)
 
     def _on_finished(self, signal: AttemptFinished) -> None:
         position = self._graph.position(signal.task)
         if self._running.get(position) == signal.attempt:
-            self._conclude(position, signal.outcome, signal.at)
+            self._conclude(position, signal.outcome, signal.at, signal.measures)
+        elif self._is_expanding(position):
+            self._end_unexecuted(position, signal.outcome, signal.at)
+            self._settled([position], signal.at)
+
+    def _on_expanded(self, signal: TaskExpanded) -> None:
+        mapped = self._graph.position(signal.task)
+        if not self._is_expanding(mapped):
+            return
+        added = self._graph.grow(signal.task, signal.instances, signal.pools)
+        self._make_room(mapped, added, signal.pools)
+        self._events.append(InstancesAdded(signal.task, tuple(self._ids[added.start :]), signal.at))
+        given = [position for position in added if self._is_given(position, signal)]
+        self._make_ready(position for position in added if self._states[position] is TaskState.PENDING)
+        if not added:
+            self._end_unexecuted(mapped, Success(), signal.at)
+            given = [mapped]
+        self._settled(given, signal.at)
+
+    def _make_room(self, mapped: int, added: range, pools: Mapping[str, int]) -> None:
+        """Extend everything that is there for each task; what the mapped task waits for now are its instances."""
+        tasks = {position: self._graph.tasks[position] for position in added}
+        count = len(added)
+        self._ids += [task.id for task in tasks.values()]
+        self._rules += [task.when for task in tasks.values()]
+        self._states += [TaskState.PENDING] * count
+        self._attempts += [0] * count
+        self._missing += [0] * count
+        self._ends += bytes([self._ends[mapped]]) * count
+        self._abandoned += bytes(count)
+        self._exclusive.update(position for position, task in tasks.items() if task.exclusive)
+        self._slotless.update(position for position, task in tasks.items() if not task.takes_slot)
+        self._downstream = self._graph.downstream_positions
+        self._deadlined |= self._policy.grace is not None and any(task.timeout is not None for task in tasks.values())
+        self._pools.add(tasks, pools)
+        self._instances.add(mapped, added)
+        if added:
+            self._missing[mapped] = count
+            self._ends[mapped] = 0
+
+    def _is_given(self, position: int, signal: TaskExpanded) -> bool:
+        """Whether the result of that instance stands, or it may not run."""
+        task = self._ids[position]
+        if task in signal.refused:
+            self._move(position, TaskState.BLOCKED, signal.at, because=signal.refused[task])
+        elif task in signal.restored:
+            self._move(position, TaskState.REUSED, signal.at, because=signal.restored[task])
+        else:
+            return False
+        return True
 
     def _on_time(self, at: float) -> None:
         while self._alarms and self._alarms[0][0] <= at:
@@ -271,11 +403,14 @@ class Engine:
             _, position, attempt = alarm
             if position in self._resting:
                 del self._resting[position]
-                heapq.heappush(self._ready, self._rank[position])
+                self._enqueue(position)
             else:
                 self._time_out(position, attempt, at)
 
     def _on_stop(self, signal: StopRequested) -> None:
+        if self._lost is not None and not (self._lost.clean_up and signal.abort):
+            # All that may still start is what a stop would leave as well.
+            return
         if self._stop is not None and (self._stop.abort or not signal.abort):
             return
         # The first reason stays: the second request only makes it more urgent.
@@ -284,9 +419,17 @@ class Engine:
         if self._begun:
             self._wind_down(signal.at)
 
+    def _on_lost(self, signal: ExecutorLost) -> None:
+        if self._lost is not None:
+            return
+        # Where nothing had begun there is nothing to clean up.
+        self._lost = replace(signal, clean_up=signal.clean_up and any(self._attempts))
+        if self._begun:
+            self._lose_all(self._lost, signal.at)
+
     # Ends of attempts.
 
-    def _conclude(self, position: int, outcome: Outcome, at: float) -> None:
+    def _conclude(self, position: int, outcome: Outcome, at: float, measures: Measures | None = None) -> None:
         """End the attempt of *position* in flight."""
         attempt = self._running[position]
         retried = self._is_retried(position, attempt, outcome)
@@ -294,24 +437,35 @@ class Engine:
         wait = self._wait_before(position, attempt) if retried else 0.0
         self._free(position)
         if retried:
-            self._rest(position, at + wait, outcome, at)
+            self._rest(position, at + wait, outcome, at, measures)
             return
-        after = _end_state(outcome)
         because = _in_words(outcome)
-        if after is TaskState.SKIPPED:
-            self._skips[position] = (position, because)
-        self._move(position, after, at, because=because, outcome=outcome)
+        if self._is_denied(position, attempt, outcome):
+            self._denied.append(position)
+            because = f"{because} (not tried again: the {self._policy.max_retries} retries of the run are used up)"
+        self._end(position, outcome, at, because, measures)
         self._settled([position], at)
 
+    def _end(self, position: int, outcome: Outcome, at: float, because: str, measures: Measures | None = None) -> None:
+        """End *position*, which runs, with the *outcome* of its last attempt."""
+        after = _end_state(outcome)
+        if after is TaskState.SKIPPED:
+            self._skips[position] = (position, because)
+        elif isinstance(outcome, Success) and outcome.branch is not None:
+            self._branches[position] = outcome.branch
+        self._move(position, after, at, because=because, outcome=outcome, measures=measures)
+
     def _is_retried(self, position: int, attempt: int, outcome: Outcome) -> bool:
-        if self._stop is not None or isinstance(outcome, Success | Skipped):
+        return self._retries_left > 0 and self._would_be_tried_again(position, attempt, outcome)
+
+    def _is_denied(self, position: int, attempt: int, outcome: Outcome) -> bool:
+        """Whether the one thing that keeps *position* from another attempt is that the run has no retry left."""
+        return self._retries_left <= 0 and self._would_be_tried_again(position, attempt, outcome)
+
+    def _would_be_tried_again(self, position: int, attempt: int, outcome: Outcome) -> bool:
+        if self._lost is not None or (self._stop is not None and not self._survives_stop(position)):
             return False
-        retry = self._graph.tasks[position].retry
-        if isinstance(outcome, Lost):
-            return retry.wants(attempt, ())
-        if outcome.expected or outcome.kind is FailureKind.INTERRUPTED:
-            return False
-        return retry.wants(attempt, outcome.mro)
+        return self._graph.tasks[position].wants_another(attempt, outcome)
 
     def _wait_before(self, position: int, retry: int) -> float:
         task = self._graph.tasks[position]
@@ -319,15 +473,28 @@ class Engine:
 
     def _free(self, position: int) -> None:
         del self._running[position]
+        if position not in self._slotless:
+            self._taken -= 1
+        if position == self._alone:
+            self._alone = _NOBODY
         if position in self._pools.requests:
             self._make_ready(self._pools.release(position))
 
-    def _rest(self, position: int, resume_at: float, outcome: Outcome, at: float) -> None:
+    def _rest(self, position: int, resume_at: float, outcome: Outcome, at: float, measures: Measures | None) -> None:
         because = _in_words(outcome)
-        self._move(position, TaskState.RETRYING, at, because=because, outcome=outcome, resume_at=resume_at)
+        self._retries_left -= 1
+        self._move(
+            position,
+            TaskState.RETRYING,
+            at,
+            because=because,
+            outcome=outcome,
+            resume_at=resume_at,
+            measures=measures,
+        )
         self._failures[position] = outcome
         if resume_at <= at:
-            heapq.heappush(self._ready, self._rank[position])
+            self._enqueue(position)
         else:
             self._resting[position] = resume_at
             heapq.heappush(self._alarms, (resume_at, position, self._attempts[position]))
@@ -351,17 +518,36 @@ class Engine:
         # The list grows while it is worked through: a cascade of any depth, nearest first.
         queue = list(positions)
         for position in queue:
-            ends = 0 if self._abandoned[position] else _BITS[self._states[position]]
+            ends = self._end_of(position)
+            branch = self._branches.get(position)
             for waiting in self._downstream[position]:
+                end = _SKIPPED if branch is not None and self._is_closed(position, waiting) else ends
                 self._missing[waiting] -= 1
-                self._ends[waiting] |= ends
+                self._ends[waiting] |= end
                 if self._states[waiting] is TaskState.PENDING and not self._abandoned[waiting]:
-                    self._judge(waiting, position, ends, queue, at)
+                    self._judge(waiting, position, end, queue, at)
+
+    def _is_closed(self, position: int, downstream: int) -> bool:
+        """Whether *position* has chosen not to go on with *downstream*."""
+        branch = self._branches.get(position)
+        if branch is None:
+            return False
+        of = self._graph.tasks[downstream].instance_of
+        return (self._ids[downstream] if of is None else of) in branch.closed
+
+    def _end_class(self, upstream: int, position: int) -> int:
+        """The classes in which *upstream* has ended for *position*; 0 when it has not ended."""
+        return _SKIPPED if self._is_closed(upstream, position) else self._end_of(upstream)
+
+    def _end_of(self, position: int) -> int:
+        """The classes in which *position* has ended, for a mapped task those of its instances, too; 0 if it has not."""
+        ends = _BITS.get(self._states[position], 0)
+        return ends | self._ends[position] if ends and self._instances.of.get(position) else ends
 
     def _judge(self, position: int, upstream: int, ends: int, queue: list[int], at: float) -> None:
         """Decide about *position* if the end of *upstream* has made that possible; queue it when it is settled."""
         when = self._rules[position]
-        if ends & _BAD and when is Trigger.ALL_SUCCESS:
+        if ends & _BAD and when is Trigger.ALL_SUCCESS and position not in self._instances.of:
             # No other upstream can change that any more. The cause is therefore the first to fail.
             self._block(position, upstream, at)
             queue.append(position)
@@ -374,10 +560,17 @@ class Engine:
 
     def _decide(self, position: int, when: Trigger, at: float) -> bool:
         """Apply the rule of *position*, all of whose upstreams are settled; return whether that settles it too."""
+        if position in self._instances.of:
+            self._gather(position, at)
+            return True
         answer = judge(when, self._ends[position])
         runs = answer is Verdict.RUN
         if runs and not (self._stop is not None and self._is_unwanted(position)):
-            heapq.heappush(self._ready, self._rank[position])
+            if position in self._instances.unexpanded:
+                self._instances.expanding.add(position)
+                self._commands.append(ExpandTask(self._ids[position]))
+            else:
+                self._enqueue(position)
             return False
         if runs or self._has_abandoned_upstream(position):
             # Nobody knows how an upstream that was given up would have ended, so there is no verdict either.
@@ -388,6 +581,27 @@ class Engine:
             self._skip(position, at)
         return True
 
+    def _gather(self, mapped: int, at: float) -> None:
+        """End a mapped task, all of whose instances have ended, as one that needs all of them."""
+        # A stop that has given up one of them has given up the mapped task, whose rule is the same.
+        answer = judge(Trigger.ALL_SUCCESS, self._ends[mapped])
+        if answer is Verdict.RUN:
+            self._end_unexecuted(mapped, Success(), at)
+        elif answer is Verdict.BLOCK:
+            self._block(mapped, self._first_upstream(mapped, _BAD), at)
+        else:
+            self._skip(mapped, at)
+
+    def _end_unexecuted(self, mapped: int, outcome: Outcome, at: float) -> None:
+        """End a mapped task that nobody has executed: its attempt has no duration."""
+        self._instances.expanding.discard(mapped)
+        self._attempts[mapped] = 1
+        self._move(mapped, TaskState.RUNNING, at)
+        self._end(mapped, outcome, at, _in_words(outcome))
+
+    def _is_expanding(self, position: int) -> bool:
+        return position in self._instances.expanding and self._is_open(position)
+
     def _has_abandoned_upstream(self, position: int) -> bool:
         if self._stop is None:
             return False
@@ -396,7 +610,7 @@ class Engine:
     def _first_upstream(self, position: int, classes: int) -> int:
         """Return the first upstream, in the order of its needs, that ended in one of *classes*; or _NOBODY."""
         upstream = self._graph.upstream_positions[position]
-        return next((need for need in upstream if _BITS.get(self._states[need], 0) & classes), _NOBODY)
+        return next((need for need in upstream if self._end_class(need, position) & classes), _NOBODY)
 
     def _block(self, position: int, upstream: int, at: float) -> None:
         because = f"upstream {self._label(upstream)} {_ENDED[self._states[upstream]]}"
@@ -404,10 +618,16 @@ class Engine:
 
     def _skip(self, position: int, at: float) -> None:
         upstream = self._first_upstream(position, _SKIPPED)
-        if upstream == _NOBODY or self._rules[position] is Trigger.ANY_FAILED:
+        is_alarm = self._rules[position] is Trigger.ANY_FAILED and position not in self._instances.of
+        if upstream == _NOBODY or is_alarm:
             because = "no upstream failed"
             self._skips[position] = (position, because)
             self._move(position, TaskState.SKIPPED, at, because=because)
+            return
+        if self._is_closed(upstream, position):
+            because = self._branches[upstream].because
+            self._skips[position] = (position, because)
+            self._move(position, TaskState.SKIPPED, at, because=because, cause=upstream)
             return
         # The one that said so first is named, however long the chain has become.
         root, reason = self._skips[position] = self._skips[upstream]
@@ -416,31 +636,46 @@ class Engine:
 
     # Starting.
 
+    def _enqueue(self, position: int) -> None:
+        ready = self._ready_slotless if position in self._slotless else self._ready
+        if self._instances:
+            position = self._instances.queue(position)
+        heapq.heappush(ready, self._rank[position])
+
     def _make_ready(self, positions: Iterable[int]) -> None:
         for position in positions:
-            heapq.heappush(self._ready, self._rank[position])
+            self._enqueue(position)
 
-    def _fill_slots(self, at: float) -> None:
-        while len(self._running) < self._slots and (self._ready or self._held != _NOBODY):
-            position = self._next()
-            if position == _NOBODY:
-                return
+    def _start_ready(self, at: float) -> None:
+        while (position := self._next()) != _NOBODY:
             self._begin(position, at)
 
     def _next(self) -> int:
         """Take the next task that can start now out of the queues; _NOBODY when none can."""
-        if self._held == _NOBODY and not (self._exclusive and not self._exclusive.isdisjoint(self._running)):
-            while self._ready:
-                position = self._by_rank[heapq.heappop(self._ready)]
+        if self._held == _NOBODY and self._alone == _NOBODY:
+            while ready := self._eligible():
+                position = self._by_rank[heapq.heappop(ready)]
+                if self._instances:
+                    position = self._instances.take(position)
                 if position in self._exclusive:
                     self._held = position
                     break
                 if position not in self._pools.requests or self._claim(position):
                     return position
-        if self._held == _NOBODY or self._running:
+        if self._held == _NOBODY or self._running or not self._has_room(self._held):
             return _NOBODY
         held, self._held = self._held, _NOBODY
         return held
+
+    def _eligible(self) -> list[int]:
+        """Return the heap whose first is next as far as slots are concerned; an empty one when none of them is."""
+        ready, slotless = self._ready, self._ready_slotless
+        if not ready or self._taken >= self._slots:
+            return slotless
+        return slotless if slotless and slotless[0] < ready[0] else ready
+
+    def _has_room(self, position: int) -> bool:
+        return self._taken < self._slots or position in self._slotless
 
     def _claim(self, position: int) -> bool:
         got, called = self._pools.claim(position)
@@ -450,6 +685,10 @@ class Engine:
     def _begin(self, position: int, at: float) -> None:
         attempt = self._attempts[position] = self._attempts[position] + 1
         self._running[position] = attempt
+        if position not in self._slotless:
+            self._taken += 1
+        if position in self._exclusive:
+            self._alone = position
         self._failures.pop(position, None)
         self._move(position, TaskState.RUNNING, at)
         self._commands.append(StartAttempt(self._ids[position], attempt))
@@ -464,12 +703,11 @@ class Engine:
     # Stopping.
 
     def _wind_down(self, at: float) -> None:
-        """Give up every retry and, but for clean-up, every task that has not started."""
-        given_up = [*self._failures]
-        for position in given_up:
-            self._give_up_retry(position, at)
+        """Give up, but for clean-up, every retry and every task that has not started."""
+        given_up = [position for position in self._failures if not self._survives_stop(position)]
+        self._give_up_retries(given_up, self.stopped, at)
         if self._stop is not None and self._stop.abort:
-            given_up += self._interrupt_all(at)
+            given_up += self._end_running([*self._running], Failure(FailureKind.INTERRUPTED, self.stopped), at)
         # They were tried, so that what depends on them is blocked, not merely left out.
         self._settled(given_up, at)
         left = [position for position in range(len(self._graph)) if self._is_unwanted(position)]
@@ -482,37 +720,63 @@ class Engine:
         """Whether *position* is still to start and may not, now that the run is being stopped."""
         if self._states[position] is not TaskState.PENDING or self._abandoned[position]:
             return False
-        return self._rules[position] not in CLEAN_UP or (self._stop is not None and self._stop.abort)
+        return not self._survives_stop(position)
 
-    def _give_up_retry(self, position: int, at: float) -> None:
-        outcome = self._failures.pop(position)
-        self._resting.pop(position, None)
-        because = f"not tried again: {self.stopped}"
-        self._move(position, _end_state(outcome), at, because=because, outcome=outcome)
+    def _survives_stop(self, position: int) -> bool:
+        """Whether *position* is clean-up or an alarm, and the run is not being aborted."""
+        return self._rules[position] in CLEAN_UP and not (self._stop is not None and self._stop.abort)
 
-    def _interrupt_all(self, at: float) -> list[int]:
-        interrupted = list(self._running)
-        outcome = Failure(FailureKind.INTERRUPTED, self.stopped)
-        for position in interrupted:
+    def _give_up_retries(self, positions: Iterable[int], reason: str, at: float) -> None:
+        """End these RETRYING tasks with the failures they come from."""
+        for position in positions:
+            outcome = self._failures.pop(position)
+            self._resting.pop(position, None)
+            because = f"not tried again: {reason}"
+            self._move(position, _end_state(outcome), at, because=because, outcome=outcome)
+
+    def _end_running(self, positions: list[int], outcome: Outcome, at: float) -> list[int]:
+        """End the attempts at *positions* in flight with *outcome*, and have them cancelled; return *positions*."""
+        for position in positions:
             self._commands.append(CancelAttempt(self._ids[position], self._running[position]))
             self._free(position)
-            self._move(position, TaskState.INTERRUPTED, at, because=self.stopped, outcome=outcome)
-        return interrupted
+            self._move(position, _end_state(outcome), at, because=_in_words(outcome), outcome=outcome)
+        return positions
+
+    def _lose_all(self, lost: ExecutorLost, at: float) -> None:
+        """End whatever has not ended, because nothing can be executed any more; not clean-up where that can be done."""
+        spared = CLEAN_UP if lost.clean_up else frozenset[Trigger]()
+        running = [position for position in self._running if self._rules[position] not in spared]
+        ended = self._end_running(running, Lost(lost.reason), at)
+        # Clean-up as well: an attempt at it may have been what ended the executor.
+        retrying = [*self._failures]
+        self._give_up_retries(retrying, lost.reason, at)
+        # What a stop has given up stays where the stop has left it: it would not have started in any case.
+        left = [position for position in range(len(self._graph)) if self._is_open(position)]
+        left = [position for position in left if self._rules[position] not in spared]
+        for position in left:
+            self._move(position, TaskState.BLOCKED, at, because=lost.reason)
+        self._forget_abandoned()
+        # Settled last: the reason of all of them is the executor, not an upstream that was lost with it.
+        self._settled([*ended, *retrying, *left], at)
 
     def _forget_abandoned(self) -> None:
         """Take out of every queue what will not start."""
-        self._ready = [rank for rank in self._ready if self._may_start(self._by_rank[rank])]
-        heapq.heapify(self._ready)
-        if self._held != _NOBODY and not self._may_start(self._held):
+        for ready in (self._ready, self._ready_slotless):
+            ready[:] = [rank for rank in ready if self._stays_ready(self._by_rank[rank])]
+            heapq.heapify(ready)
+        self._make_ready(self._instances.forget(self._is_open))
+        if self._held != _NOBODY and not self._is_open(self._held):
             self._held = _NOBODY
-        self._make_ready(self._pools.dismiss(lambda position: not self._may_start(position)))
+        self._make_ready(self._pools.dismiss(lambda position: not self._is_open(position)))
 
-    def _may_start(self, position: int) -> bool:
-        return self._states[position] not in DONE and not self._abandoned[position]
+    def _stays_ready(self, position: int) -> bool:
+        # Instances, which stand there under their mapped task, are queued anew.
+        return self._is_open(position) and position not in self._instances.of
 
     def _end_if_over(self, at: float) -> None:
-        # Whoever waits for a pool needs no mention: something holds that pool, or has been called and is ready.
-        if self._running or self._ready or self._resting or self._held != _NOBODY:
+        # Whoever waits for a pool needs no mention: something holds that pool, or has been called and is ready. Nor
+        # does what is ready and takes no slot: only an exclusive task that runs or is next keeps it from starting.
+        if self._running or self._ready or self._resting or self._held != _NOBODY or self._instances.expanding:
             return
         self._ended = True
         self._events.append(RunEnded(at, self.stopped))
@@ -529,6 +793,7 @@ class Engine:
         cause: int = _NOBODY,
         outcome: Outcome | None = None,
         resume_at: float | None = None,
+        measures: Measures | None = None,
     ) -> None:
         task = self._ids[position]
         before = self._states[position]
@@ -536,79 +801,16 @@ class Engine:
         self._states[position] = after
         upstream = None if cause == _NOBODY else self._ids[cause]
         attempt = self._attempts[position]
-        self._events.append(TaskMoved(task, before, after, attempt, at, because, upstream, outcome, resume_at))
+        self._events.append(
+            TaskMoved(task, before, after, attempt, at, because, upstream, outcome, resume_at, measures)
+        )
 
     def _label(self, position: int) -> str:
         return self._graph.tasks[position].label
 
-    # Checking.
-
-    def check(self) -> None:
-        """Assert everything that must hold between two signals; the story of the task in question is the message.
-
-        Looks at all tasks: for tests.
-        """
-        queued = [self._by_rank[rank] for rank in self._ready]
-        places = [*queued, *self._resting, *self._running, *(position for position in [self._held] if position >= 0)]
-        places += [position for position, called in self._pools.waiting.items() if not called]
-        occupied = set(places)
-        assert len(occupied) == len(places), f"a task is in two places at once: {sorted(places)}"
-        assert not self._commands, f"decided and not said: {self._commands}"
-        assert not self._events, f"has happened and was not said: {self._events}"
-        for position in range(len(self._graph)):
-            self._check_task(position, in_place=position in occupied)
-        self._check_whole(queued)
-        self._pools.check(self._running)
-
-    def _check_task(self, position: int, *, in_place: bool) -> None:
-        state = self._states[position]
-        story = self._story(position)
-        upstream = self._graph.upstream_positions[position]
-        settled = [need for need in upstream if not self._is_open(need)]
-        assert self._missing[position] == len(upstream) - len(settled), f"wrong count of missing upstreams; {story}"
-        ends = 0
-        for need in settled:
-            ends |= 0 if self._abandoned[need] else _BITS[self._states[need]]
-        assert self._ends[position] == ends, f"wrong classes of ended upstreams; {story}"
-        hopeless = self._rules[position] is Trigger.ALL_SUCCESS and ends & _BAD and state is TaskState.PENDING
-        assert not hopeless or self._abandoned[position], f"an upstream has failed, and it is not blocked; {story}"
-        assert (state is TaskState.RUNNING) == (position in self._running), f"running and not in flight; {story}"
-        assert (state is TaskState.RETRYING) == (position in self._failures), f"retrying without a failure; {story}"
-        assert position not in self._resting or state is TaskState.RETRYING, f"resting and not retrying; {story}"
-        assert not self._abandoned[position] or state is TaskState.PENDING, f"given up and not pending; {story}"
-        may_go = self._is_open(position) and self._begun and not self._missing[position]
-        assert may_go == in_place, f"in no queue though nothing is missing, or the other way round; {story}"
-        untried = state in {TaskState.PENDING, TaskState.REUSED, TaskState.BLOCKED}
-        assert untried or self._attempts[position] or position in self._skips, f"ended without an attempt; {story}"
-
-    def _check_whole(self, queued: Sequence[int]) -> None:
-        alone = len(self._running) == 1
-        assert alone or self._exclusive.isdisjoint(self._running), f"an exclusive task has company: {self.running}"
-        idle = self._begun and len(self._running) < self._slots
-        if idle and self._exclusive.isdisjoint(self._running):
-            assert self._held != _NOBODY or not queued, f"idle slots, and {self.peek()} could start"
-            assert self._held == _NOBODY or self._running, f"nothing runs, and {self.peek()} is not started"
-        open_tasks = any(map(self._is_open, range(len(self._graph))))
-        assert self._ended == (self._begun and not open_tasks), f"ended: {self._ended}, and open tasks: {open_tasks}"
-        for task, attempt in self.running:
-            position = self._graph.position(task)
-            assert self._attempts[position] == attempt, f"another attempt is in flight; {self._story(position)}"
-        if self._stop is not None and self._begun:
-            waiting = [position for position in range(len(self._graph)) if self._is_unwanted(position)]
-            assert not waiting, f"the run was stopped, and {self._story(waiting[0])}"
-
     def _is_open(self, position: int) -> bool:
         """Whether *position* can still move."""
         return self._states[position] not in DONE and not self._abandoned[position]
-
-    def _story(self, position: int) -> str:
-        task = self._graph.tasks[position]
-        needs = ", ".join(f"{need} {self.state(need).value}" for need in task.needs) or "nothing"
-        given_up = " and given up" if self._abandoned[position] else ""
-        return (
-            f"{task.label} ({task.when.value}) is {self._states[position].value}{given_up} after"
-            f" {self._attempts[position]} attempts, {self._missing[position]} upstreams missing; it needs {needs}"
-        )
 
 
 def _ranking(tasks: Sequence[Task], ranks: Sequence[Any] | None) -> tuple[Sequence[int], Sequence[int]]:

@@ -1,4 +1,4 @@
-"""The validated, immutable graph of tasks.
+"""The validated graph of tasks. Nothing in it ever changes; a run may add instances of mapped tasks to it.
 
 It knows who waits for whom and in which order tasks may run; it does not know how any of them fares. Nothing here
 recurses, and everything but a sort or a heap is linear, so that chains of 100,000 tasks are no special case.
@@ -10,7 +10,7 @@ import heapq
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_flowforge.core.model import Task, TaskId
 from pytest_flowforge.core.validation import find_problems, invert
@@ -30,16 +30,16 @@ class TaskGraph:
     """Tasks and the edges between them; made by :meth:`build` or :meth:`restrict`, valid once made.
 
     A *position* is the index of a task in the order of declaration. The engine works with positions, everybody else
-    with ids.
+    with ids. Positions stay what they are when the graph grows (:meth:`grow`).
     """
 
     #: In the order of declaration; ids are unique and all needs are among them.
-    tasks: tuple[Task, ...]
+    tasks: Sequence[Task]
     #: Size of each pool, at least as large as any request for it.
     pools: Mapping[str, int]
     #: Per position, the positions of the direct upstreams in the order of ``needs``, without repeats.
-    upstream_positions: tuple[tuple[int, ...], ...]
-    _positions: Mapping[TaskId, int] = field(repr=False)
+    upstream_positions: Sequence[tuple[int, ...]]
+    _positions: dict[TaskId, int] = field(repr=False)
 
     @classmethod
     def build(cls, tasks: Iterable[Task], pools: Mapping[str, int] = NO_POOLS) -> TaskGraph:
@@ -54,6 +54,51 @@ class TaskGraph:
         if problems:
             raise GraphError(problems)
         return cls(tasks, MappingProxyType(dict(pools)), upstream, positions)
+
+    def grow(self, mapped: TaskId, instances: Iterable[Task], pools: Mapping[str, int] = NO_POOLS) -> range:
+        """Add the *instances* of a *mapped* task, and the *pools* they alone ask for; return their positions.
+
+        They come behind all others. The mapped task waits for them from now on, and no longer for what it needed, which
+        is what they need; without instances it stays as it is. Raises :class:`UnknownTask`. What :meth:`build` checks
+        of tasks that people wrote is not checked again: instances are copies of one.
+        """
+        instances = tuple(instances)
+        where = self.position(mapped)
+        first = len(self.tasks)
+        added = range(first, first + len(instances))
+        growing = self._growing()
+        if pools:
+            growing["pools"] = MappingProxyType({**self.pools, **pools})
+        if not instances:
+            return added
+        self._positions.update((task.id, first + place) for place, task in enumerate(instances))
+        needed = self.upstream_positions[where]
+        growing["tasks"].extend(instances)
+        growing["tasks"][where] = replace(self.tasks[where], needs=tuple(task.id for task in instances))
+        growing["upstream_positions"].extend(_link(instances, self._positions))
+        growing["upstream_positions"][where] = tuple(added)
+        below = growing["downstream_positions"]
+        for need in needed:
+            below[need] = tuple(end for end in below[need] if end != where)
+        below.extend((where,) for _ in instances)
+        more: dict[int, list[int]] = {}
+        for position in added:
+            for need in self.upstream_positions[position]:
+                more.setdefault(need, []).append(position)
+        for need, ends in more.items():
+            below[need] = (*below[need], *ends)
+        return added
+
+    def _growing(self) -> dict[str, Any]:
+        """Make lists of what can grow, and give up what would be wrong; a graph that does not grow has neither."""
+        own = self.__dict__
+        own.setdefault("downstream_positions", self.downstream_positions)
+        for name in ("tasks", "upstream_positions", "downstream_positions"):
+            if not isinstance(own[name], list):
+                own[name] = list(own[name])
+        for name in ("order", "levels"):
+            own.pop(name, None)
+        return own
 
     def __len__(self) -> int:
         return len(self.tasks)
@@ -88,7 +133,7 @@ class TaskGraph:
         return self._ids(self.downstream_positions[self.position(task)])
 
     @cached_property
-    def downstream_positions(self) -> tuple[tuple[int, ...], ...]:
+    def downstream_positions(self) -> Sequence[tuple[int, ...]]:
         """Per position, the ascending positions of the direct downstreams."""
         return invert(self.upstream_positions)
 

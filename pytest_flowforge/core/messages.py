@@ -6,17 +6,23 @@ owns that clock.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
 
-from pytest_flowforge.core.model import Outcome, TaskId
+from pytest_flowforge.core.model import Measures, Outcome, Task, TaskId
 from pytest_flowforge.core.states import TaskState
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = [
     "AttemptFinished",
     "CancelAttempt",
     "Command",
     "Event",
+    "ExecutorLost",
+    "ExpandTask",
+    "InstancesAdded",
     "Reaction",
     "RunBegan",
     "RunEnded",
@@ -25,6 +31,7 @@ __all__ = [
     "SlotsChanged",
     "StartAttempt",
     "StopRequested",
+    "TaskExpanded",
     "TaskMoved",
     "TimeReached",
 ]
@@ -42,12 +49,16 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True)
 class AttemptFinished:
-    """An attempt has ended. One the engine no longer waits for (cancelled, late) is ignored."""
+    """An attempt has ended. One the engine no longer waits for (cancelled, late) is ignored.
+
+    ``measures`` are passed on and decide nothing.
+    """
 
     task: TaskId
     attempt: int
     outcome: Outcome
     at: float
+    measures: Measures | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +70,7 @@ class TimeReached:
 
 @dataclass(frozen=True, slots=True)
 class SlotsChanged:
-    """From now on ``slots`` tasks may run at a time (0: none, for the moment)."""
+    """From now on ``slots`` tasks that take one may run at a time (0: none of them, for the moment)."""
 
     slots: int
     at: float
@@ -77,7 +88,39 @@ class StopRequested:
     abort: bool = False
 
 
-Signal: TypeAlias = RunStarted | AttemptFinished | TimeReached | SlotsChanged | StopRequested
+@dataclass(frozen=True, slots=True)
+class ExecutorLost:
+    """Nothing can be executed any more, for ``reason``, and the run ends; the first such signal counts.
+
+    What has not started is blocked; retries are given up, attempts in flight are lost. With ``clean_up`` somebody can
+    still execute clean-up (``always``) and alarms (``any_failed``), if any task of the run has begun: those that are
+    due run, once, as after a stop, and those in flight are left to end.
+    """
+
+    reason: str
+    at: float
+    clean_up: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TaskExpanded:
+    """The instances of a mapped task are known: ``instances``, in their order, none for an empty list.
+
+    Each needs what the mapped task needed. ``pools`` are pools that they alone ask for, with sizes. ``restored`` maps
+    instances whose results stand to the reason, ``refused`` those that may not run.
+    """
+
+    task: TaskId
+    instances: tuple[Task, ...]
+    at: float
+    pools: Mapping[str, int] = field(default_factory=dict)
+    restored: Mapping[TaskId, str] = field(default_factory=dict)
+    refused: Mapping[TaskId, str] = field(default_factory=dict)
+
+
+Signal: TypeAlias = (
+    RunStarted | AttemptFinished | TaskExpanded | TimeReached | SlotsChanged | StopRequested | ExecutorLost
+)
 
 
 # Commands: what is to be done outside of the engine.
@@ -99,7 +142,17 @@ class CancelAttempt:
     attempt: int
 
 
-Command: TypeAlias = StartAttempt | CancelAttempt
+@dataclass(frozen=True, slots=True)
+class ExpandTask:
+    """Find out the instances of this mapped task, and answer with :class:`TaskExpanded`.
+
+    Where that can not be done, the answer is the end of its attempt number 1.
+    """
+
+    task: TaskId
+
+
+Command: TypeAlias = StartAttempt | CancelAttempt | ExpandTask
 
 
 # Events: what has happened. Replaying them rebuilds every state.
@@ -118,8 +171,9 @@ class TaskMoved:
     """A task has changed its state.
 
     ``attempt`` is the attempt that is running or that ended (0 before the first). ``because`` is one line for
-    people. ``cause`` is the upstream a skip or block goes back to directly. ``outcome`` is there when an
-    attempt ended. ``resume_at`` is there when a retry waits.
+    people. ``cause`` is the upstream a skip or block goes back to directly; what is blocked without one was kept from
+    running by something that is no task. ``outcome`` is there when an attempt ended, and ``measures`` where somebody
+    has taken them. ``resume_at`` is there when a retry waits.
     """
 
     task: TaskId
@@ -131,6 +185,7 @@ class TaskMoved:
     cause: TaskId | None = None
     outcome: Outcome | None = None
     resume_at: float | None = None
+    measures: Measures | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +196,16 @@ class RunEnded:
     stopped: str = ""
 
 
-Event: TypeAlias = RunBegan | TaskMoved | RunEnded
+@dataclass(frozen=True, slots=True)
+class InstancesAdded:
+    """A mapped task has got these instances, which are part of the run from now on."""
+
+    task: TaskId
+    instances: tuple[TaskId, ...]
+    at: float
+
+
+Event: TypeAlias = RunBegan | TaskMoved | InstancesAdded | RunEnded
 
 
 @dataclass(frozen=True, slots=True)

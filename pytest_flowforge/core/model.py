@@ -12,10 +12,12 @@ from typing import NewType, TypeAlias
 from pytest_flowforge.core.retry import NO_RETRY, RetryPolicy
 
 __all__ = [
+    "Branch",
     "Failure",
     "FailureKind",
     "Location",
     "Lost",
+    "Measures",
     "Outcome",
     "Skipped",
     "Success",
@@ -58,7 +60,11 @@ class Task:
 
     ``needs`` are the direct upstreams, in the order they were declared and without repeats. ``timeout`` is in
     seconds per attempt. ``pools`` are (pool, units) pairs with units of at least 1. A higher ``priority``
-    starts first. ``name`` is what people call the task, ``location`` where it was written.
+    starts first. Without ``takes_slot`` it starts however many others run, for it occupies nobody who could work
+    (a coroutine on a shared event loop). ``name`` is what people call the task, ``location`` where it was written.
+
+    A ``mapped`` task is not executed: when its upstreams let it run, somebody is asked for its instances, which are
+    tasks with ``instance_of`` set, and it ends when all of them have.
     """
 
     id: TaskId
@@ -69,6 +75,9 @@ class Task:
     pools: tuple[tuple[str, int], ...] = ()
     exclusive: bool = False
     priority: int = 0
+    takes_slot: bool = True
+    mapped: bool = False
+    instance_of: TaskId | None = None
     name: str = ""
     location: Location | None = None
 
@@ -76,6 +85,16 @@ class Task:
     def label(self) -> str:
         """The name, or the id of a task that has none."""
         return self.name or self.id
+
+    def wants_another(self, attempt: int, outcome: Outcome) -> bool:
+        """Whether another attempt is to follow attempt number *attempt*, which ended with *outcome*."""
+        if isinstance(outcome, Success | Skipped):
+            return False
+        if isinstance(outcome, Lost):
+            return self.retry.wants(attempt, ())
+        if outcome.expected or outcome.kind is FailureKind.INTERRUPTED:
+            return False
+        return self.retry.wants(attempt, outcome.mro, outcome.members)
 
 
 class FailureKind(Enum):
@@ -88,8 +107,28 @@ class FailureKind(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Branch:
+    """The way on that a task has chosen.
+
+    ``chosen`` are those of its direct downstreams that it named, ``closed`` those that it keeps from going on. What is
+    in neither waits for a chosen one as well. ``because`` is one line for people.
+    """
+
+    chosen: tuple[TaskId, ...]
+    closed: frozenset[TaskId]
+    because: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Success:
-    """The attempt returned."""
+    """The attempt returned.
+
+    ``only`` are names of the tasks that are to go on, in the words of the attempt, and ``branch`` is what they mean in
+    the graph, once that is known. None: all go on.
+    """
+
+    only: tuple[str, ...] | None = None
+    branch: Branch | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +145,8 @@ class Failure:
     ``message`` is one line such as ``ValueError: boom``; ``mro`` the qualified names of the classes of the
     exception (``builtins.OSError``), most derived first, because exception objects do not travel; ``longrepr``
     the traceback as text. An ``expected`` failure (xfail) is a failure for the trigger rules of others and none
-    for the exit status, and it is never retried.
+    for the exit status, and it is never retried. ``members`` are the same names for what an exception group holds, each
+    combination once.
     """
 
     kind: FailureKind = FailureKind.ERROR
@@ -114,6 +154,7 @@ class Failure:
     mro: tuple[str, ...] = ()
     longrepr: str = ""
     expected: bool = False
+    members: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,3 +165,21 @@ class Lost:
 
 
 Outcome: TypeAlias = Success | Skipped | Failure | Lost
+
+
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """What an attempt has taken, as far as whoever made it can know; None and empty where that is not known.
+
+    ``worker`` is a name of the process, thread or loop that made it. ``seconds`` is how long it took there, where the
+    run itself sees more than that: an attempt may lie around at its worker before it begins. ``cpu`` is processor time
+    in seconds. ``peak_memory`` is the resident memory in bytes that its process has reached during the attempt, where
+    it had never reached that before; it was reached by nobody else then. ``result_bytes`` is what the result takes
+    where it is stored.
+    """
+
+    worker: str = ""
+    seconds: float | None = None
+    cpu: float | None = None
+    peak_memory: int | None = None
+    result_bytes: int | None = None

@@ -31,11 +31,18 @@ class PoolQueues:
         self.free: dict[str, int] = dict(sizes)
         #: Positions of tasks that want pools, with units per pool. An exclusive task shares with nobody and has none.
         self.requests: dict[int, dict[str, int]] = {
-            position: _added_up(task) for position, task in enumerate(tasks) if task.pools and not task.exclusive
+            position: _added_up(task) for position, task in enumerate(tasks) if _asks(task)
         }
         self._queues: dict[str, deque[int]] = {pool: deque() for pool in sizes}
         #: Who stands in queues, in the order of arrival; True once called.
         self.waiting: dict[int, bool] = {}
+
+    def add(self, tasks: Mapping[int, Task], sizes: Mapping[str, int]) -> None:
+        """Take in more *tasks*, by position, and more pools."""
+        self._sizes.update(sizes)
+        self.free.update(sizes)
+        self._queues.update((pool, deque()) for pool in sizes)
+        self.requests.update((position, _added_up(task)) for position, task in tasks.items() if _asks(task))
 
     def claim(self, position: int) -> tuple[bool, tuple[int, ...]]:
         """Take the units *position* wants, or queue it.
@@ -106,6 +113,10 @@ class PoolQueues:
     def _is_next(self, position: int) -> bool:
         wanted = self.requests[position]
         return all(self._queues[pool][0] == position for pool in wanted) and self._fits(wanted)
+
+
+def _asks(task: Task) -> bool:
+    return bool(task.pools) and not task.exclusive
 
 
 def _added_up(task: Task) -> dict[str, int]:

@@ -13,8 +13,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pytest_flowforge.core.fingerprint import Fingerprint, digest_of
-from pytest_flowforge.core.messages import RunBegan, RunEnded, TaskMoved
-from pytest_flowforge.core.model import Failure, Lost, Outcome, Skipped, TaskId
+from pytest_flowforge.core.messages import InstancesAdded, RunBegan, RunEnded, TaskMoved
+from pytest_flowforge.core.model import Branch, Failure, Lost, Outcome, Skipped, Success, TaskId
 from pytest_flowforge.core.states import SUCCEEDED, TaskState
 
 if TYPE_CHECKING:
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORMAT",
+    "NOTHING",
     "STATES",
+    "Growth",
     "Record",
     "Recorder",
     "ResultRef",
@@ -34,6 +36,7 @@ __all__ = [
     "from_fingerprint",
     "key_of",
     "redact",
+    "to_chosen",
     "to_fingerprint",
     "to_pairs",
     "to_result_ref",
@@ -41,7 +44,7 @@ __all__ = [
 ]
 
 #: Major and minor version of what is written. A reader refuses a higher major and ignores what a minor adds.
-FORMAT = (1, 0)
+FORMAT = (1, 1)
 
 #: One record: a JSON-able dict with at least ``t`` (seconds since the epoch), ``ev`` and ``run``.
 Record: TypeAlias = dict[str, Any]
@@ -92,7 +95,10 @@ class TaskRecord:
     empty. ``made`` is where the record that ended it stands: its run and its sequence number there, which order all
     ends there ever were. A reused task keeps that of its result, and ``reused_from`` names the run. ``built_on`` is the
     digest of the results of its upstreams (see :func:`built_on`), empty when it has none or that is not known;
-    ``outputs`` has (path, digest) of the files it declared to make. ``expected`` is for a failure that was.
+    ``outputs`` has (path, digest) of the files it declared to make. ``expected`` is for a failure that was. ``chosen``
+    are the downstreams that it chose to go on with, as they are called in records; None: it did not choose. ``earlier``
+    has the reason and the seconds of each attempt before the last one, as far as its own run knows; it is not handed on
+    to later runs.
     """
 
     state: TaskState = TaskState.PENDING
@@ -107,6 +113,8 @@ class TaskRecord:
     built_on: str = ""
     outputs: tuple[tuple[str, str], ...] = ()
     expected: bool = False
+    chosen: tuple[TaskId, ...] | None = None
+    earlier: tuple[tuple[str, float], ...] = ()
 
     @property
     def token(self) -> str:
@@ -134,7 +142,9 @@ class TaskRecord:
             "outputs": dict(self.outputs),
             "expected": self.expected,
         }
-        return {name: fact for name, fact in facts.items() if fact}
+        facts = {name: fact for name, fact in facts.items() if fact}
+        # To choose none is not the same as not to choose.
+        return facts if self.chosen is None else {**facts, "only": list(self.chosen)}
 
 
 def to_result_ref(entry: object) -> ResultRef | None:
@@ -181,7 +191,15 @@ def to_task_record(entry: Mapping[str, Any], fingerprint: Fingerprint | None = N
         _checked(entry.get("on", ""), str),
         to_pairs(entry.get("outputs")),
         bool(entry.get("expected", False)),
+        to_chosen(entry),
     )
+
+
+def to_chosen(entry: Mapping[str, Any]) -> tuple[TaskId, ...] | None:
+    """Return the downstreams that *entry* says were chosen, None for no choice; raise :class:`TypeError`."""
+    if "only" not in entry:
+        return None
+    return tuple(TaskId(_checked(task, str)) for task in _checked(entry["only"], list))
 
 
 def to_fingerprint(entry: Sequence[Any]) -> Fingerprint:
@@ -264,7 +282,8 @@ class RunHeader:
     written redacted. ``refused`` are tasks of the graph that may not run, with what is known of them: they stay what
     they were. ``needs`` are the direct upstreams of tasks that have any, whether or not they are in the graph.
     ``parts`` are the digests of the pieces of code that tasks are made of, by name. ``rolls_back`` is the run whose
-    results were made the current ones, for a run that did nothing else.
+    results were made the current ones, for a run that did nothing else. ``seed`` is what the jitter of its retries
+    depends on, empty where there is none.
     """
 
     run: str
@@ -278,6 +297,32 @@ class RunHeader:
     needs: Mapping[TaskId, Sequence[TaskId]] = field(default_factory=dict)
     parts: Mapping[str, str] = field(default_factory=dict)
     rolls_back: str = ""
+    seed: str = ""
+
+    @property
+    def results_from(self) -> set[str]:
+        """The runs whose results this one is built on."""
+        inherited = (*self.restored.values(), *self.refused.values(), *self.carried.values())
+        return {record.result.run for record in inherited if record.result is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """What is said of the instances of the mapped task ``task`` when they are added to a run.
+
+    ``fingerprints``, ``restored`` and ``refused`` are as in :class:`RunHeader`. ``needs`` tells of the instances what
+    their results are built on, and of those that need the mapped task that they need the instances.
+    """
+
+    task: TaskId
+    fingerprints: Mapping[TaskId, Fingerprint]
+    restored: Mapping[TaskId, TaskRecord]
+    refused: Mapping[TaskId, TaskRecord]
+    needs: Mapping[TaskId, Sequence[TaskId]]
+
+
+#: What a mapped task without instances hands on, as a token.
+NOTHING = "nothing"
 
 
 class Recorder:
@@ -298,12 +343,16 @@ class Recorder:
         self._run = header.run
         #: Given up once it is written: it may be large.
         self._header: RunHeader | None = header
-        self._needs = header.needs
+        self._needs = dict(header.needs)
         self._results = results
         self._outputs = outputs
         self._fingerprints = fingerprints
-        #: Tasks of which everything is said when the run begins.
-        self._said = frozenset((*header.restored, *header.refused))
+        #: Tasks of which everything is said when the run begins, or when they are added to it.
+        self._said = {*header.restored, *header.refused}
+        #: What is to be said of instances that are about to be added, by mapped task.
+        self._growth: dict[TaskId, Growth] = {}
+        #: Mapped tasks without instances.
+        self._empty: set[TaskId] = set()
         #: What tasks have handed on, for those that others need.
         self._tokens = {task: record.token for task, record in (*header.carried.items(), *header.restored.items())}
         #: When the attempts that run began.
@@ -311,6 +360,19 @@ class Recorder:
         #: The beginning of every record behind its time and kind, and what ids are in JSON, for tasks that run.
         self._of_run = f'","run":{_quote(header.run)}'
         self._quoted: dict[TaskId, str] = {}
+
+    def expect(self, growth: Growth) -> None:
+        """Take note of instances that are about to be added to the run."""
+        self._growth[growth.task] = growth
+        self._needs.update(growth.needs)
+        self._said.update((*growth.restored, *growth.refused))
+        self._tokens.update((task, record.token) for task, record in growth.restored.items())
+        if not growth.fingerprints:
+            self._empty.add(growth.task)
+
+    def token(self, task: TaskId) -> str:
+        """Return what tasks downstream of *task*, which has ended, have seen of it; empty if that is not known."""
+        return self._tokens.get(task, "")
 
     def texts(self, event: Event) -> Sequence[str]:
         """Return the records of *event* as JSON without the braces.
@@ -323,12 +385,15 @@ class Recorder:
                 quoted = self._quoted[event.task] = _quote(key_of(event.task))
                 return (f'"t":{event.at!r},"ev":"task_started{self._of_run},"task":{quoted},"try":{event.attempt}',)
             quoted = self._quoted.pop(event.task, "")
-            if event.after is TaskState.SUCCESS and quoted and not event.because and self._is_plain(event.task):
+            if event.after is TaskState.SUCCESS and quoted and self._is_plain(event):
                 return (self._plain_success(event, quoted),)
         return [_encode(record)[1:-1] for record in self(event)]
 
-    def _is_plain(self, task: TaskId) -> bool:
-        """Whether nothing is to be said of a success of *task* but its result."""
+    def _is_plain(self, event: TaskMoved) -> bool:
+        """Whether nothing is to be said of a success but its result."""
+        if event.because or _branch(event.outcome) is not None:
+            return False
+        task = event.task
         return not (task in self._needs or task in self._outputs or task in self._fingerprints)
 
     def _plain_success(self, event: TaskMoved, quoted: str) -> str:
@@ -347,6 +412,8 @@ class Recorder:
             return self._moved(event)
         if isinstance(event, RunBegan):
             return self._opening(event.at)
+        if isinstance(event, InstancesAdded):
+            return self._added(event)
         return (self._end(event),)
 
     def _opening(self, at: float) -> Sequence[Record]:
@@ -356,7 +423,6 @@ class Recorder:
         known = {**header.refused, **header.carried}
         inherited = [*_inherited(header.restored, restored=True), *_inherited(known, restored=False)]
         files = sorted({key_of(task).partition("::")[0] for task in (*header.fingerprints, *header.carried)})
-        uses = {record.result.run for _, record in inherited if record.result is not None}
         start: Record = {
             **self._head(at, "run_started"),
             "v": list(FORMAT),
@@ -366,9 +432,10 @@ class Recorder:
             "tasks": len(header.fingerprints),
             "inherits": len(inherited),
             # The first line alone says whose results this run needs: pruning reads no more than that.
-            "uses": sorted(uses),
+            "uses": sorted(header.results_from),
             **({"files": files} if len(files) <= _MOST_FILES else {}),
             **({"back": header.rolls_back} if header.rolls_back else {}),
+            **({"seed": header.seed} if header.seed else {}),
         }
         prints = ((key_of(task), from_fingerprint(print_)) for task, print_ in header.fingerprints.items())
         entries = ((key_of(task), record.to_json()) for task, record in inherited)
@@ -377,6 +444,19 @@ class Recorder:
             *({**self._head(at, "run_tasks"), "tasks": chunk} for chunk in _chunks(prints)),
             *({**self._head(at, "run_inherits"), "tasks": chunk} for chunk in _chunks(entries)),
             *({**self._head(at, "run_code"), "parts": chunk} for chunk in _chunks(header.parts.items())),
+        )
+
+    def _added(self, event: InstancesAdded) -> Sequence[Record]:
+        growth = self._growth.pop(event.task, None)
+        if growth is None:
+            return ()
+        head = {**self._head(event.at, "task_mapped"), "task": key_of(event.task)}
+        inherited = [*_inherited(growth.restored, restored=True), *_inherited(growth.refused, restored=False)]
+        prints = ((key_of(task), from_fingerprint(print_)) for task, print_ in growth.fingerprints.items())
+        entries = ((key_of(task), record.to_json()) for task, record in inherited)
+        return (
+            *({**head, "tasks": chunk} for chunk in _chunks(prints)),
+            *({**head, "inherits": chunk} for chunk in _chunks(entries)),
         )
 
     def _moved(self, event: TaskMoved) -> Sequence[Record]:
@@ -410,9 +490,12 @@ class Recorder:
         if event.after is TaskState.SUCCESS:
             stored = self._results.get(event.task)
             record["result"] = stored.to_json() if stored is not None else None
+            branch = _branch(event.outcome)
+            if branch is not None:
+                record["only"] = [key_of(task) for task in branch.chosen]
             self._add_what_it_was_made_of(record, event.task)
         if self._needs and not retried:
-            self._tokens[event.task] = _token(event.after, stored)
+            self._tokens[event.task] = NOTHING if event.task in self._empty else _token(event.after, stored)
         return record
 
     def _add_what_it_was_made_of(self, record: Record, task: TaskId) -> None:
@@ -450,6 +533,7 @@ def _reused(record: TaskRecord) -> TaskRecord:
         made=record.made,
         built_on=record.built_on,
         outputs=record.outputs,
+        chosen=record.chosen,
     )
 
 
@@ -464,6 +548,10 @@ def _chunks(entries: Iterable[tuple[str, Any]]) -> Iterator[dict[str, Any]]:
             chunk, size = {}, 0
     if chunk:
         yield chunk
+
+
+def _branch(outcome: Outcome | None) -> Branch | None:
+    return outcome.branch if isinstance(outcome, Success) else None
 
 
 def _outcome(outcome: Outcome | None) -> dict[str, Any] | None:

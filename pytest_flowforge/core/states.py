@@ -54,7 +54,8 @@ MOVES: dict[TaskState, frozenset[TaskState]] = {
         }
     ),
     TaskState.RUNNING: _ENDS_OF_AN_ATTEMPT | {TaskState.RETRYING},
-    # A run that is stopped gives up the attempts that were still to come: the last failure stands.
+    # A run that is stopped, or can execute nothing any more, gives up the attempts that were still to come: the last
+    # failure stands.
     TaskState.RETRYING: frozenset(
         {
             TaskState.RUNNING,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
-from pytest_flowforge.core.messages import RunBegan, RunEnded, TaskMoved
+from pytest_flowforge.core.messages import InstancesAdded, RunBegan, RunEnded, TaskMoved
 from pytest_flowforge.core.model import Failure
 from pytest_flowforge.core.states import FAILED_STATES, TaskState
 
@@ -103,8 +103,16 @@ class Summary:
             self._on_moved(event)
         elif isinstance(event, RunBegan):
             self._began = event.at
+        elif isinstance(event, InstancesAdded):
+            self._add(event.instances)
         else:
             self._on_ended(event)
+
+    def _add(self, tasks: Iterable[TaskId]) -> None:
+        for task in tasks:
+            if task not in self.states:
+                self.states[task] = TaskState.PENDING
+                self.counts[TaskState.PENDING] += 1
 
     def _on_moved(self, event: TaskMoved) -> None:
         task = event.task

@@ -95,8 +95,9 @@ def _unmet(task: Task, pool: str, units: int, pools: Mapping[str, int]) -> str:
             f"give it a size with --ff-pool {pool}=N or in the ini value flowforge_pools"
         )
     if units > pools[pool]:
+        wanted = "1 unit" if units == 1 else f"{units} units"
         return (
-            f"{task.label!r} asks for {units} units of pool {pool!r}, which has {pools[pool]}, so it could never start;"
+            f"{task.label!r} asks for {wanted} of pool {pool!r}, which has {pools[pool]}, so it could never start;"
             " ask for less or make the pool larger"
         )
     return ""

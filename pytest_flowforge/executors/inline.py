@@ -30,6 +30,11 @@ class InlineExecutor(Executor):
         """One: there is only this thread."""
         return 1
 
+    @property
+    def lost(self) -> str:
+        """Never: as long as anybody asks, this thread is there."""
+        return ""
+
     def start(self, job: Job) -> None:
         """Remember *job* for the next :meth:`wait`."""
         self._jobs[job.task, job.attempt] = job
@@ -37,6 +42,9 @@ class InlineExecutor(Executor):
     def cancel(self, task: TaskId, attempt: int) -> None:
         """Forget that attempt unless it has been executed."""
         self._jobs.pop((task, attempt), None)
+
+    def interrupt(self) -> None:
+        """Nothing runs while somebody else is called."""
 
     def wait(self, timeout: float | None) -> Sequence[Finished]:
         """Execute the job started first and return its end.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_flowforge.core.messages import Event, InstancesAdded
 from pytest_flowforge.plugin.naming import plural
 
 if TYPE_CHECKING:
@@ -36,11 +37,18 @@ class Accounting:
         *,
         setups_only: bool,
     ) -> None:
-        self._missing = dict.fromkeys(selected)
+        self._missing: dict[str, None] = dict.fromkeys(selected)
         self._total = len(self._missing)
         self._excused = excused
         self._tell = tell
         self._setups_only = setups_only
+
+    def __call__(self, event: Event) -> None:
+        """Expect the outcomes of instances in place of that of their mapped task; a sink for the events of the run."""
+        if isinstance(event, InstancesAdded) and event.instances:
+            self._missing.pop(event.task, None)
+            self._missing.update(dict.fromkeys(event.instances))
+            self._total += len(event.instances) - 1
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_flowforge.core.checkpoint import carry
-from pytest_flowforge.core.records import RunHeader, key_of
+from pytest_flowforge.core.graph import TaskGraph
+from pytest_flowforge.core.model import Task
+from pytest_flowforge.core.records import Growth, RunHeader, key_of
 from pytest_flowforge.core.resume import Decision, Question, decide
 from pytest_flowforge.core.states import DONE, SUCCEEDED, TaskState
 from pytest_flowforge.core.triggers import Verdict, verdict
 from pytest_flowforge.errors import CheckpointError, CheckpointLocked, CheckpointUnwritable
 from pytest_flowforge.keeping import Archive, Keeper
+from pytest_flowforge.plugin.fanning import FanOut, instance_test, label_of
 from pytest_flowforge.plugin.fingerprints import Fingerprints, digest_of_graph
 from pytest_flowforge.plugin.naming import plural
 from pytest_flowforge.plugin.options import Mode
@@ -23,12 +27,12 @@ from pytest_flowforge.plugin.settings import settings_of
 from pytest_flowforge.report.changes import Change
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable, Mapping
+    from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from pytest_flowforge.core.checkpoint import RunRecord
     from pytest_flowforge.core.fingerprint import Fingerprint
-    from pytest_flowforge.core.graph import TaskGraph
-    from pytest_flowforge.core.model import Task, TaskId
+    from pytest_flowforge.core.model import Branch, TaskId
     from pytest_flowforge.core.records import TaskRecord
     from pytest_flowforge.keeping import Settings
     from pytest_flowforge.plugin.entries import Entry
@@ -42,18 +46,21 @@ __all__ = ["Checkpointing", "Reuse"]
 class Reuse:
     """What a session makes of earlier runs.
 
-    ``run`` is the run that is continued, if there is one. ``restored`` are tasks whose results stand, ``reasons`` says
-    why the others run; it is empty where nothing is reused anyway. ``refused`` are tasks in doubt that must not run
-    twice, with what is said of them. ``outside`` has records of upstreams that are no part of the run.
+    ``run`` is the run that is continued, if there is one. ``restored`` are tasks whose results stand, ``branches`` the
+    ways on that some of these have chosen; ``reasons`` says why the others run, and is empty where nothing is reused
+    anyway. ``refused`` are tasks in doubt that must not run twice, with what is said of them. ``outside`` has records
+    of upstreams that are no part of the run.
     """
 
     run: RunRecord | None = None
     restored: Mapping[TaskId, TaskRecord] = field(default_factory=dict)
+    branches: Mapping[TaskId, Branch] = field(default_factory=dict)
     reasons: Mapping[TaskId, str] = field(default_factory=dict)
     refused: Mapping[TaskId, str] = field(default_factory=dict)
     in_doubt: tuple[TaskId, ...] = ()
     outside: Mapping[TaskId, TaskRecord] = field(default_factory=dict)
-    fingerprints: Mapping[TaskId, Fingerprint] = field(default_factory=dict)
+    forced: frozenset[TaskId] = frozenset()
+    fingerprints: dict[TaskId, Fingerprint] = field(default_factory=dict)
 
     @property
     def because(self) -> Mapping[TaskId, str]:
@@ -79,12 +86,24 @@ class Checkpointing:
         #: Where and how runs are kept; None where nothing is.
         self._settings: Settings | None = None
         self._prints: Fingerprints | None = None
+        #: What is asked about the instances of mapped tasks while the run goes on.
+        self._later: _Later | None = None
         config.add_cleanup(self.close)
+
+    @cached_property
+    def durations(self) -> dict[TaskId, float]:
+        """How many seconds tasks took when they last succeeded before this run; empty where nothing is kept."""
+        return {} if self.keeper is None else self.keeper.durations()  # type: ignore[return-value]
 
     @property
     def isolates(self) -> bool:
         """Whether every task is to get results of its own."""
         return self._options.checkpoint.isolate and self.keeper is not None
+
+    @property
+    def path(self) -> Path | None:
+        """Where runs are kept; None where they are not."""
+        return self._settings.path if self._settings is not None else None
 
     # ------------------------------------------------------------------ opening and closing
 
@@ -122,15 +141,20 @@ class Checkpointing:
         self.archive = self.keeper.archive
 
     def _lock(self, settings: Settings) -> Keeper:
-        try:
-            return Keeper(replace(settings, wait=0.0), self._tell)
-        except CheckpointLocked as error:
-            reporter = self._config.pluginmanager.get_plugin("terminalreporter")
-            if not settings.wait:
-                raise
-            if reporter is not None:
-                reporter.write_line(f"flowforge: waiting: {str(error).partition(':')[0]}")
-        return Keeper(settings, self._tell)
+        def say_why() -> None:
+            self._say_at_once("flowforge: waiting for workers of the last run")
+
+        if settings.wait:
+            try:
+                return Keeper(replace(settings, wait=0.0), self._tell, on_wait=say_why)
+            except CheckpointLocked as error:
+                self._say_at_once(f"flowforge: waiting: {str(error).partition(':')[0]}")
+        return Keeper(settings, self._tell, on_wait=say_why)
+
+    def _say_at_once(self, line: str) -> None:
+        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            reporter.write_line(line)
 
     def _open_to_read(self, settings: Settings) -> None:
         try:
@@ -164,14 +188,15 @@ class Checkpointing:
         self,
         graph: TaskGraph,
         members: Container[TaskId],
-        entries: Mapping[TaskId, Entry],
+        entries: dict[TaskId, Entry],
         blueprint: Blueprint,
         forced: frozenset[TaskId],
         reads: Callable[[TaskId], Iterable[TaskId]],
+        flow: TaskGraph,
     ) -> Reuse:
         """Return what is to be done with the *members* of *graph*, which has all that they depend on as well.
 
-        Raises UsageError for a run that can not be used.
+        *flow* has all tasks. Raises UsageError for a run that can not be used.
         """
         options = self._options.checkpoint
         wanted = self.keeper is not None or options.reuses or options.explain
@@ -183,10 +208,12 @@ class Checkpointing:
             return reuse
         try:
             reuse.run = self.archive.chosen(options.run) if self.archive is not None else None
-            decision = self._decision(graph, reuse, blueprint, forced, reads)
+            reuse.forced = forced
+            decision = self._decision(graph, reuse, entries, blueprint, reads, flow)
         except CheckpointError as error:
             raise pytest.UsageError(str(error)) from error
         reuse.restored = {task: record for task, record in decision.restored.items() if task in members}
+        reuse.branches = {task: branch for task, branch in decision.branches.items() if task in members}
         reuse.reasons = {task: reason for task, reason in decision.reasons.items() if task in members}
         reuse.in_doubt = tuple(task for task in decision.in_doubt if task in members)
         reuse.fingerprints = {task: mark for task, mark in reuse.fingerprints.items() if task in members}
@@ -198,9 +225,10 @@ class Checkpointing:
         self,
         graph: TaskGraph,
         reuse: Reuse,
+        entries: dict[TaskId, Entry],
         blueprint: Blueprint,
-        forced: frozenset[TaskId],
         reads: Callable[[TaskId], Iterable[TaskId]],
+        flow: TaskGraph,
     ) -> Decision:
         prints, archive = self._prints, self.archive
         uncached = frozenset(task for task, rule in blueprint.rules.items() if not rule.enabled)
@@ -209,9 +237,14 @@ class Checkpointing:
             reuse.run,
             reuse.fingerprints,
             outputs=prints.outputs if prints is not None else lambda _: None,
-            forced=forced,
+            forced=reuse.forced,
             uncached=uncached,
+            flow=flow,
         )
+        if blueprint.mapped:
+            fan_out = FanOut(entries, blueprint)
+            built_of = fan_out.built_of(task.id for task in graph)
+            question = replace(question, instances=fan_out.instances_in(graph), built_of=built_of)
         if archive is None:
             return decide(question)
         if self._options.checkpoint.cache:
@@ -237,7 +270,7 @@ class Checkpointing:
         except CheckpointError:
             return False
 
-    def replay(self, task: Task, graph: TaskGraph, blueprint: Blueprint, reuse: Reuse) -> None:
+    def replay(self, task: Task, entries: dict[TaskId, Entry], blueprint: Blueprint, reuse: Reuse) -> None:
         """Give *task* the inputs it had in an earlier run; raises UsageError when they are not all there."""
         archive = self.archive
         try:
@@ -248,20 +281,29 @@ class Checkpointing:
             msg = f"--ff-replay {task.label}: no run is kept whose inputs it could have"
             raise pytest.UsageError(msg)
         known = {need: run.known(need) for need in blueprint.needs[task.id].by_key.values()}
+        states = [record.state for record in known.values() if record is not None]
+        self._recall_instances(known, run, FanOut(entries, blueprint))
         problems = [
-            f"--ff-replay {task.label}: of its upstream {graph[need].label} run {run.id} has {problem}"
+            f"--ff-replay {task.label}: of its upstream {entries[need].name} run {run.id} has {problem}"
             for need, record in known.items()
             if (problem := _missing(record, archive))
         ]
         if problems:
             raise pytest.UsageError(*problems)
-        states = [record.state for record in known.values() if record is not None]
         if not set(states) <= DONE or verdict(task.when, states) is not Verdict.RUN:
-            words = ", ".join(f"{graph[need].label} {record.state.value}" for need, record in known.items() if record)
+            words = ", ".join(f"{entries[need].name} {record.state.value}" for need, record in known.items() if record)
             msg = f"--ff-replay {task.label}: in run {run.id} it could not run (when={task.when.value}; {words})"
             raise pytest.UsageError(msg)
         reuse.run = run
         reuse.outside = {need: record for need, record in known.items() if record is not None}
+
+    def _recall_instances(self, known: dict[TaskId, TaskRecord | None], run: RunRecord, fan_out: FanOut) -> None:
+        """Have in *known* the instances that mapped tasks had in *run*, in place of these; they are made anew."""
+        for mapped in [task for task in known if fan_out.is_mapped(task)]:
+            labels = [label for task in run.tasks if (label := label_of(task, mapped))]
+            if labels:
+                del known[mapped]
+                known.update((entry.id, run.known(entry.id)) for entry in fan_out.add(mapped, labels))
 
     def changes(self, graph: TaskGraph, reuse: Reuse) -> dict[TaskId, Change]:
         """Return what has changed about the tasks of *graph* that are made of something else than before."""
@@ -296,21 +338,26 @@ class Checkpointing:
         return {task.id: record.state.value for task in graph if (record := run.known(task.id)) is not None}
 
     def records_for(
-        self, graph: TaskGraph, entries: Mapping[TaskId, Entry], blueprint: Blueprint, tasks: Iterable[TaskId]
+        self,
+        graph: TaskGraph,
+        entries: dict[TaskId, Entry],
+        blueprint: Blueprint,
+        tasks: Iterable[TaskId],
+        flow: TaskGraph,
     ) -> dict[TaskId, TaskRecord]:
-        """Return the records of those *tasks* whose results would stand if *graph* was resumed."""
+        """Return the records of those *tasks* whose results would stand if *graph*, a part of *flow*, was resumed."""
         if self.archive is None:
             return {}
         prints = self._fingerprints(entries, blueprint)
         try:
             reuse = Reuse(self.archive.chosen(self._options.checkpoint.run))
             reuse.fingerprints = prints.take(task.id for task in graph)
-            decision = self._decision(graph, reuse, blueprint, frozenset(), lambda _: ())
+            decision = self._decision(graph, reuse, entries, blueprint, lambda _: (), flow)
         except CheckpointError as error:
             raise pytest.UsageError(str(error)) from error
         return {task: decision.restored[task] for task in tasks if task in decision.restored}
 
-    def _fingerprints(self, entries: Mapping[TaskId, Entry], blueprint: Blueprint) -> Fingerprints:
+    def _fingerprints(self, entries: dict[TaskId, Entry], blueprint: Blueprint) -> Fingerprints:
         if self._prints is None:
             self._prints = Fingerprints(self._config, entries, blueprint)
         return self._prints
@@ -318,7 +365,7 @@ class Checkpointing:
     # ------------------------------------------------------------------ the run that is kept
 
     def begin(
-        self, at: float, graph: TaskGraph, entries: Mapping[TaskId, Entry], blueprint: Blueprint, reuse: Reuse
+        self, at: float, graph: TaskGraph, entries: dict[TaskId, Entry], blueprint: Blueprint, reuse: Reuse
     ) -> None:
         """Begin to keep the run of *graph*, a selection of *entries*."""
         keeper = self.keeper
@@ -328,9 +375,17 @@ class Checkpointing:
         previous = self._previous(files, reuse, everything=len(graph) == len(entries))
         root = self._config.rootpath
 
+        is_instance = instance_test(blueprint.mapped)
+
         def is_gone(task: TaskId) -> bool:
+            if is_instance(task):
+                # Of a mapped task whose elements are not known yet.
+                return False
             file = task.partition("::")[0]
             return file in files or not (root / file).exists()
+
+        fan_out = FanOut(entries, blueprint)
+        needs = {task: tuple(needs.by_key.values()) for task, needs in blueprint.needs.items() if needs.by_key}
 
         header = RunHeader(
             "",
@@ -345,8 +400,9 @@ class Checkpointing:
                 **{key_of(task): record for task, record in reuse.outside.items()},
             },
             refused={task: record for task in reuse.refused if reuse.run and (record := reuse.run.known(task))},
-            needs={task: tuple(needs.by_key.values()) for task, needs in blueprint.needs.items() if needs.by_key},
+            needs={**needs, **fan_out.built_of(entries)},
             parts=self._prints.parts(),
+            seed=self._options.seed if any(task.retry.is_seeded for task in graph) else "",
         )
         try:
             keeper.begin(at, header)
@@ -356,6 +412,9 @@ class Checkpointing:
             self._unkept, self.keeper = keeper, None
         # Code is much, and is asked about no more; of fingerprints only those that may still change are needed.
         self._prints.close()
+        if blueprint.mapped:
+            mapped = {task: reuse.fingerprints[task] for task in blueprint.mapped if task in graph}
+            self._later = _Later(reuse, mapped, frozenset(header.results_from))
         reuse.fingerprints = {task: reuse.fingerprints[task] for task in blueprint.rules if task in graph}
 
     def _previous(self, files: set[str], reuse: Reuse, *, everything: bool) -> RunRecord | None:
@@ -373,6 +432,54 @@ class Checkpointing:
         except CheckpointError as error:
             self._tell(f"what earlier runs have left of other tasks is not used: {error}")
             return None
+
+    def grow(
+        self, graph: TaskGraph, mapped: Task, instances: Sequence[TaskId], blueprint: Blueprint, fan_out: FanOut
+    ) -> tuple[Mapping[TaskId, TaskRecord], Mapping[TaskId, str]]:
+        """Return the instances of *mapped* whose results stand, and those that may not run, with what is said of them.
+
+        They are about to be added to the run.
+        """
+        later, prints, keeper = self._later, self._prints, self.keeper
+        if later is None or prints is None or keeper is None:
+            return {}, {}
+        fingerprints = {one: prints.of_instance(one, later.fingerprints[mapped.id]) for one in instances}
+        needs = fan_out.built_of([*instances, *graph.downstream(mapped.id)])
+        decision = Decision({}, {})
+        options = self._options.checkpoint
+        if options.reuses and self.archive is not None:
+            question = Question(
+                TaskGraph.build(Task(one) for one in instances),
+                later.reuse.run,
+                fingerprints,
+                fault=self.archive.store.fault,
+                outputs=prints.outputs,
+                forced=frozenset(instances if mapped.id in later.reuse.forced else ()),
+                earlier=self._kept_by(later) if options.cache else None,
+                uncached=frozenset(instances if _is_uncached(mapped.id, blueprint) else ()),
+                built_of=needs,
+                handed_on={need: keeper.token(need) for one in instances for need in needs.get(one, ())},
+            )
+            decision = decide(question)
+        run = later.reuse.run
+        once: Container[TaskId] = () if options.rerun_unsafe else blueprint.once
+        refused = {one: _doubt(one, run) for one in decision.in_doubt if one in once}
+        known = {one: record for one in refused if run is not None and (record := run.known(one)) is not None}
+        keeper.expect(Growth(mapped.id, fingerprints, decision.restored, known, needs))
+        if mapped.id in blueprint.rules:
+            later.reuse.fingerprints.update(fingerprints)
+        return decision.restored, refused
+
+    def _kept_by(self, later: _Later) -> Callable[[TaskId], Iterable[TaskRecord]]:
+        """Return what finds earlier successes, of those runs that stay because this one is built on them."""
+        archive = self.archive
+
+        def earlier(task: TaskId) -> Iterator[TaskRecord]:
+            for record in archive.earlier(task) if archive is not None else ():
+                if record.result is not None and record.result.run in later.runs:
+                    yield record
+
+        return earlier
 
     def starting(self, task: TaskId, before: Fingerprint, blueprint: Blueprint) -> None:
         """*task* starts now: what it declares to read may have been made in this very run."""
@@ -410,6 +517,22 @@ class Checkpointing:
         more = f" and {len(keeper.unsaved) - _MOST_NAMES:,} more" if len(keeper.unsaved) > _MOST_NAMES else ""
         self._tell(f"{keeper.broken}")
         self._tell(f"{plural(len(keeper.unsaved), 'result')} not saved: {lost}{more}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Later:
+    """What is needed to decide about instances while a run goes on.
+
+    ``fingerprints`` are those of their mapped tasks; ``runs`` are those whose results this run is built on.
+    """
+
+    reuse: Reuse
+    fingerprints: Mapping[TaskId, Fingerprint]
+    runs: frozenset[str]
+
+
+def _is_uncached(task: TaskId, blueprint: Blueprint) -> bool:
+    return task in blueprint.rules and not blueprint.rules[task].enabled
 
 
 def _missing(record: TaskRecord | None, archive: Archive) -> str:

@@ -18,10 +18,10 @@ from pytest_flowforge.plugin.items import FlowFunction
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["Caught", "run_to_its_end"]
+__all__ = ["CALLED_BY_US", "Caught", "run_to_its_end"]
 
 #: pytest's own kind of item, before and after it was adopted.
-_CALLED_BY_US = (pytest.Function, FlowFunction)
+CALLED_BY_US = (pytest.Function, FlowFunction)
 
 
 class Caught:
@@ -31,13 +31,17 @@ class Caught:
         self._values: dict[pytest.Item, Any] = {}
         self._left: set[pytest.Item] = set()
         for item in items:
-            if not inspect.iscoroutinefunction(item.obj):
-                continue
-            if item.get_closest_marker("anyio") is not None and item.config.pluginmanager.has_plugin("anyio"):
-                self._left.add(item)
-            elif type(item) in _CALLED_BY_US:
-                continue
-            item.obj = self._catching(item, item.obj)
+            self.watch(item)
+
+    def watch(self, item: pytest.Function) -> None:
+        """Catch the result of *item*, too, if another plugin is to run it."""
+        if not inspect.iscoroutinefunction(item.obj):
+            return
+        if item.get_closest_marker("anyio") is not None and item.config.pluginmanager.has_plugin("anyio"):
+            self._left.add(item)
+        elif type(item) in CALLED_BY_US:
+            return
+        item.obj = self._catching(item, item.obj)
 
     def is_run_by_another(self, item: pytest.Item) -> bool:
         """Whether a plugin that was asked for by a mark is to call *item* (anyio, with the loop of its fixtures)."""

@@ -75,6 +75,10 @@ class Entry:
     #: What stands in the brackets, which may be nothing; None for a task that has no brackets.
     variant: str | None
     params: Mapping[str, object]
+    #: The mapped task whose instance it is, if any: that was not collected, but made when the elements were known.
+    instance_of: TaskId | None = None
+    #: For such a one, what its element is called.
+    label: str = ""
 
     @property
     def name(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +82,14 @@ class Fingerprints:
             code = self._codes[entry.home] = self._code(entry)
         params = entry.params
         shown = tuple((name, quoted(value)[:_LONGEST_SHOWN]) for name, value in params.items()) if params else ()
-        return Fingerprint(code, parameter_digest(params), self._extra(entry), shown)
+        fingerprint = Fingerprint(code, parameter_digest(params), self._extra(entry), shown)
+        return fingerprint if entry.instance_of is None else self.of_instance(entry.id, fingerprint)
+
+    def of_instance(self, task: TaskId, mapped: Fingerprint) -> Fingerprint:
+        """Return the fingerprint of an instance, given that of its mapped task: it is made of its element, too."""
+        parameter, digest, shown = self._blueprint.elements[task]
+        extra = tuple(sorted([*mapped.extra, ("element", digest)]))
+        return replace(mapped, extra=extra, shown=(*mapped.shown, (parameter, shown[:_LONGEST_SHOWN])))
 
     def _code(self, entry: Entry) -> str:
         return self._digest(entry).value

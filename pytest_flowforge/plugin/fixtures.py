@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
     from pytest_flowforge.core.joining import Joined
     from pytest_flowforge.plugin.graphing import Shared
-    from pytest_flowforge.plugin.values import Values
+    from pytest_flowforge.plugin.values import Arrivals
 
 __all__ = ["VALUES", "register_results", "upstream"]
 
 #: Where the results of this session's run are found while it lasts.
-VALUES: pytest.StashKey[Values] = pytest.StashKey()
+VALUES: pytest.StashKey[Arrivals] = pytest.StashKey()
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ import pytest
 from pytest_flowforge.core.joining import Joined, NoMatch, Shape
 from pytest_flowforge.core.model import Task, TaskId, Trigger
 from pytest_flowforge.errors import Problem
-from pytest_flowforge.plugin.marks import BadMark, CacheRule, Marks
+from pytest_flowforge.plugin.marks import BadMark, CacheRule, MapRule, Marks
+from pytest_flowforge.plugin.naming import quoted
 from pytest_flowforge.plugin.pytest_internals import FixtureView, fixture_view
 from pytest_flowforge.plugin.references import Ambiguous, BadReference, LostReference
 
@@ -33,11 +34,13 @@ class Needs:
     """What one task depends on.
 
     ``parameters`` tells what arrives under which name; ``by_key`` names all direct upstreams as the ``upstream``
-    fixture shows them.
+    fixture shows them. ``element`` is for an instance of a mapped task: the parameter where one element of what arrives
+    takes the place of the whole, and its number.
     """
 
     parameters: dict[str, Joined] = field(default_factory=dict)
     by_key: dict[str, TaskId] = field(default_factory=dict)
+    element: tuple[str, int] | None = None
 
 
 #: One for all tasks without upstreams, and there may be thousands; nobody changes it.
@@ -73,6 +76,11 @@ class Blueprint:
     rules: dict[TaskId, CacheRule] = field(default_factory=dict)
     #: Tasks that must not run twice.
     once: set[TaskId] = field(default_factory=set)
+    #: Mapped tasks; and those whose elements are known, with their instances by what stands in the brackets.
+    mapped: dict[TaskId, MapRule] = field(default_factory=dict)
+    instances: dict[TaskId, dict[str, TaskId]] = field(default_factory=dict)
+    #: What each instance is made of: where its element arrives, the digest of that, and a text for people.
+    elements: dict[TaskId, tuple[str, str, str]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -205,8 +213,40 @@ def _draw_entry(entry: Entry, links: _Links, directory: Directory, options: Opti
         _add_edges(edges, needs, entry, task, joined)
     for task, joined in _marked(entry, marks, directory, blueprint):
         _add_edges(edges, needs, entry, task, joined)
+    _map(entry, marks, links, directory, blueprint)
     blueprint.needs[entry.id] = needs if edges else _NO_NEEDS
     blueprint.tasks.append(_task(entry, marks, tuple(edges), options, blueprint))
+
+
+def _map(entry: Entry, marks: Marks, links: _Links, directory: Directory, blueprint: Blueprint) -> None:
+    """Take note of what the task is mapped over."""
+    home = entry.home
+    try:
+        given = marks.map()
+        if given is None:
+            return
+        reference, limit, ids = given
+        upstream, variant = directory.resolve(reference, home)
+    except BadMark as error:
+        _complain(blueprint, home.location, f"{home.function}: {error}")
+        return
+    except BadReference as error:
+        _complain(blueprint, home.location, f"map of {home.function}: {error}")
+        return
+    except LostReference as lost:
+        _leave_out(entry, str(lost))
+        return
+    parameter = next((name for name, task in links.parameters.items() if task is upstream), None)
+    if variant is not None or parameter is None:
+        wanted = f"map({quoted(reference)}) of {home.function}"
+        why = (
+            "names one variant: name the function; parameters that both have choose among its variants"
+            if variant is not None
+            else f"there is no parameter {upstream.name!r} in which the element could arrive: add it"
+        )
+        _complain(blueprint, home.location, f"{wanted} {why}" if variant is not None else f"{wanted}: {why}")
+        return
+    blueprint.mapped[entry.id] = MapRule(parameter, limit, ids)
 
 
 def _add_edges(edges: dict[TaskId, None], needs: Needs, entry: Entry, task: TaskFunction, joined: Joined) -> None:
@@ -277,6 +317,7 @@ def _task(entry: Entry, marks: Marks, needs: tuple[TaskId, ...], options: Option
             blueprint.rules[entry.id] = rule
         if not marks.idempotent():
             blueprint.once.add(entry.id)
+        marks.check_timeout()
         return Task(
             id=entry.id,
             needs=needs,
@@ -285,6 +326,7 @@ def _task(entry: Entry, marks: Marks, needs: tuple[TaskId, ...], options: Option
             pools=marks.pools(),
             exclusive=marks.exclusive(),
             priority=marks.priority(),
+            mapped=entry.id in blueprint.mapped,
             name=entry.name,
             location=where,
         )

@@ -10,30 +10,32 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-__all__ = ["Surroundings"]
+__all__ = ["FORKED", "Surroundings"]
 
 #: Exit status of a run that a task has cut off: "internal error" in the table of the documentation.
 _CUT_OFF = 3
 
 #: Exit status of a child process that a task has forked and that returned from the task: "internal software error".
-_FORKED = 70
+FORKED = 70
 
 
 class Surroundings:
     """Keeps the working directory, the standard streams and the way out of the process as they were.
 
     To be made while standard error is not captured: last words go there. ``cut_off`` is called with the exit status
-    before a task takes the process away, on the main thread only.
+    before a task takes the process away, on the main thread only. Where the process is not that of the run, it may go
+    (``is_run``): somebody else tells what that means.
     """
 
-    def __init__(self, cut_off: Callable[[int], None]) -> None:
+    def __init__(self, cut_off: Callable[[int], None], *, is_run: bool = True) -> None:
         self._cut_off = cut_off
+        self._is_run = is_run
         self._task = ""
         #: A descriptor of our own: 2 belongs to pytest's capture while a task runs, and dies with the process.
         self._errors = os.dup(2)
@@ -41,6 +43,10 @@ class Surroundings:
         self._getpid = os.getpid
         self._owner = self._getpid()
         self._exit = os._exit
+        #: The recursion limit of before the function of a task was called: what the task sets is its own.
+        self.deepest = sys.getrecursionlimit()
+        #: Whether tasks are called on other threads, so that nobody knows which of them does what.
+        self._several = False
         #: Streams that can not be closed for now; by id, because a stream may not be hashable.
         self._kept: dict[int, Any] = {}
 
@@ -50,9 +56,29 @@ class Surroundings:
         self._calling_in = self._started_in
         os._exit = self._refuse
 
+    @contextmanager
+    def stand_by(self) -> Iterator[None]:
+        """Guard the way out of the process while tasks are called on other threads."""
+        self._several = True
+        os._exit = self._refuse
+        set_limit, least = sys.setrecursionlimit, sys.getrecursionlimit()
+
+        def set_no_lower(limit: int, /) -> None:
+            # All threads share it, and what decides needs more than some task may think.
+            set_limit(max(limit, least))
+
+        sys.setrecursionlimit = set_no_lower
+        try:
+            yield
+        finally:
+            self._several = False
+            os._exit = self._exit
+            sys.setrecursionlimit = set_limit
+
     def call(self) -> None:
         """The task's fixtures are set up and its function is called next."""
         self._calling_in = _folder()
+        self.deepest = sys.getrecursionlimit()
 
     def keep_streams(self) -> None:
         """Let nobody close the standard streams of this moment: while a task runs these are pytest's capture."""
@@ -62,23 +88,26 @@ class Surroundings:
     def returned(self) -> None:
         """The function of a task has returned: a child that it has forked must not go on as if it were us."""
         if self._getpid() != self._owner:
-            self._exit(_FORKED)
+            self._exit(FORKED)
 
     def leave(self) -> str:
         """The task is over: put right what it changed. Return the folder it had gone to, or an empty string."""
-        os._exit = self._exit
+        self._task = ""
+        os._exit = self._refuse if self._several else self._exit
         return self._return_home()
 
     def _refuse(self, status: int) -> NoReturn:
         # A forked child is free to go.
         if self._getpid() == self._owner:
-            text = f"\nflowforge: the task {self._task} called os._exit({status}): the run is cut off here\n"
-            with suppress(OSError):
-                os.write(self._errors, text.encode("utf-8", "backslashreplace"))
+            if self._is_run:
+                who = f"the task {self._task}" if self._task else "a task"
+                text = f"\nflowforge: {who} called os._exit({status}): the run is cut off here\n"
+                with suppress(OSError):
+                    os.write(self._errors, text.encode("utf-8", "backslashreplace"))
             if threading.current_thread() is threading.main_thread():
                 with suppress(Exception):
                     self._cut_off(status)
-            status = _CUT_OFF
+            status = _CUT_OFF if self._is_run else status
         self._exit(status)
 
     def close(self) -> None:

@@ -61,19 +61,34 @@ class FlowFunction(pytest.Function):
         name = self.name if isinstance(self.parent, pytest.Module) else self.getmodpath()
         return file, code.co_firstlineno - 1, name
 
+    # All looked at each time: anybody may add a mark to any node at any moment.
+
+    def get_closest_marker(self, name: str, default: Any = None) -> Any:
+        """As pytest has it."""
+        node: Any = self
+        while node is not None:
+            for mark in node.own_markers:
+                if mark.name == name:
+                    return mark
+            node = node.parent
+        return None if default is None else super().get_closest_marker(name, default)
+
     def iter_markers(self, name: str | None = None) -> Iterator[pytest.Mark]:
-        """As pytest has it; the other questions about marks come here as well."""
-        return super().iter_markers(name) if _has_marks(self) else iter(())
+        """As pytest has it."""
+        found: list[pytest.Mark] = []
+        node: Any = self
+        while node is not None:
+            if node.own_markers:
+                found += [mark for mark in node.own_markers if name is None or mark.name == name]
+            node = node.parent
+        return iter(found)
 
     def iter_markers_with_node(self, name: str | None = None) -> Iterator[tuple[Any, pytest.Mark]]:
         """As pytest has it."""
-        return super().iter_markers_with_node(name) if _has_marks(self) else iter(())
-
-
-def _has_marks(node: Any) -> bool:
-    # Looked at each time: anybody may add a mark to any node at any moment.
-    while node is not None:
-        if node.own_markers:
-            return True
-        node = node.parent
-    return False
+        found: list[tuple[Any, pytest.Mark]] = []
+        node: Any = self
+        while node is not None:
+            if node.own_markers:
+                found += [(node, mark) for mark in node.own_markers if name is None or mark.name == name]
+            node = node.parent
+        return iter(found)

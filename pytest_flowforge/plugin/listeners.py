@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_flowforge.core.messages import Event, RunBegan, RunEnded, TaskMoved
+from pytest_flowforge.core.messages import Event, InstancesAdded, RunBegan, RunEnded, TaskMoved
 from pytest_flowforge.core.observed import Run, TaskResult
 from pytest_flowforge.core.states import DONE, TaskState
-from pytest_flowforge.plugin.outcomes import safe_text
+from pytest_flowforge.failures import safe_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Listeners"]
 
-_NAMES = ("run_started", "task_started", "task_retrying", "task_finished", "run_finished")
+_NAMES = ("run_started", "task_expanded", "task_started", "task_retrying", "task_finished", "run_finished")
 
 
 class Listeners:
@@ -42,6 +42,9 @@ class Listeners:
         elif isinstance(event, RunBegan):
             self._started_at = event.at
             self._call("run_started", run=self._run())
+        elif isinstance(event, InstancesAdded):
+            instances = tuple(self._graph[instance] for instance in event.instances)
+            self._call("task_expanded", task=self._graph[event.task], instances=instances)
         elif isinstance(event, RunEnded):
             self._call("run_finished", run=self._run(event.at, event.stopped))
 

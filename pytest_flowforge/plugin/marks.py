@@ -5,19 +5,22 @@ from __future__ import annotations
 import inspect
 import math
 from dataclasses import dataclass
+from functools import cache
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from pytest_flowforge.core.model import Trigger
 from pytest_flowforge.core.retry import NO_RETRY, RetryPolicy
+from pytest_flowforge.failures import safe_text
 from pytest_flowforge.plugin.naming import quoted
+from pytest_flowforge.plugin.pytest_internals import time_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    import pytest
-
-__all__ = ["BadMark", "CacheRule", "Marks", "qualified_name"]
+__all__ = ["BadMark", "CacheRule", "MapRule", "Marks", "Strategy", "qualified_name"]
 
 
 _RULES = {rule.value: rule for rule in Trigger}
@@ -40,6 +43,19 @@ class CacheRule:
     outputs: tuple[str, ...] = ()
     env: tuple[str, ...] = ()
     version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MapRule:
+    """That a task is there once for each element of what an upstream has returned.
+
+    ``parameter`` is where the element arrives, ``limit`` how many run at a time (None: any number), ``ids`` what names
+    an element.
+    """
+
+    parameter: str
+    limit: int | None = None
+    ids: Callable[[Any], Any] | None = None
 
 
 class Marks:
@@ -113,7 +129,7 @@ class Marks:
             jitter=_number("retry", "jitter", given["jitter"], most=1.0),
             on=_classes("on", given["on"]),
             not_on=_classes("not_on", given["not_on"]),
-            wait=_strategy(delay) if callable(delay) else None,
+            wait=Strategy(delay) if callable(delay) else None,
         )
 
     def priority(self) -> int:
@@ -171,6 +187,33 @@ class Marks:
             raise BadMark(msg)
         return value
 
+    def map(self) -> tuple[object, int | None, Callable[[Any], Any] | None] | None:
+        """The upstream, the limit and the naming function of the ``map`` mark; None without one."""
+        found = self._all("map")
+        if not found:
+            return None
+        if len(found) > 1:
+            msg = "there are two map() marks: a task is mapped over one upstream; return pairs there to combine two"
+            raise BadMark(msg)
+        given = _bound(_map_signature, found[0][1])
+        limit, ids = given["limit"], given["ids"]
+        if ids is not None and not callable(ids):
+            msg = f"map(ids={quoted(ids)}): give a function that takes an element and returns a text"
+            raise BadMark(msg)
+        return given["upstream"], None if limit is None else _whole("map", "limit", limit, least=1), ids
+
+    def check_timeout(self) -> None:
+        """Raise BadMark for a ``timeout`` mark that pytest-timeout, whose mark that is, can make nothing of."""
+        mark = self._closest("timeout")
+        if mark is None or (not mark.kwargs and len(mark.args) == 1 and isinstance(mark.args[0], (int, float))):
+            # As nearly all are.
+            return
+        try:
+            time_settings(self._item)
+        except (TypeError, ValueError) as error:
+            msg = f"timeout(): {error}; it takes the seconds, method= and func_only="
+            raise BadMark(msg) from None
+
     def exclusive(self) -> bool:
         """Whether the task asks to run alone."""
         return self._closest("exclusive") is not None
@@ -208,6 +251,10 @@ def _cache_signature(
     """The arguments of the mark, for :func:`inspect.signature` only."""
 
 
+def _map_signature(upstream: object, *, limit: int | None = None, ids: object = None) -> None:
+    """The arguments of the mark, for :func:`inspect.signature` only."""
+
+
 def _idempotent_signature(value: object) -> None:
     """The argument of the mark, for :func:`inspect.signature` only."""
 
@@ -228,11 +275,15 @@ def _texts(name: str, value: object) -> tuple[str, ...]:
 _EXAMPLES = {"inputs": "raw/*.csv", "outputs": "model.bin", "env": "MODEL"}
 
 
+#: Asked once for each mark, of which there may be very many.
+_signature = cache(inspect.signature)
+
+
 def _bound(signature: Callable[..., None], mark: pytest.Mark) -> dict[str, Any]:
     try:
-        bound = inspect.signature(signature).bind(*mark.args, **mark.kwargs)
+        bound = _signature(signature).bind(*mark.args, **mark.kwargs)
     except TypeError as error:
-        names = ", ".join(inspect.signature(signature).parameters)
+        names = ", ".join(_signature(signature).parameters)
         msg = f"{mark.name}(): {error}; it takes {names}"
         raise BadMark(msg) from None
     bound.apply_defaults()
@@ -263,29 +314,47 @@ def _classes(name: str, value: object) -> tuple[str, ...]:
     return tuple(qualified_name(cls) for cls in classes)
 
 
-def _strategy(delay: Callable[..., Any]) -> Callable[[int], float]:
+class Strategy:
     """A callable as a wait strategy: called with the number of the attempt that failed, or a tenacity wait object.
 
     One that raises, or returns anything but a finite number of seconds, means no wait: the task's own failure must not
-    turn into one of the run.
+    turn into one of the run. ``trouble`` then says what was wrong the first time; else it is empty.
     """
-    ask = _tenacious(delay) if type(delay).__module__.partition(".")[0] == "tenacity" else delay
 
-    def wait(attempt: int) -> float:
+    def __init__(self, delay: Callable[..., Any]) -> None:
+        self._delay = delay
+        self._ask = _tenacious(delay) if type(delay).__module__.partition(".")[0] == "tenacity" else delay
+        self.trouble = ""
+
+    def __call__(self, attempt: int) -> float:
         try:
-            seconds = float(ask(attempt))
-        except Exception:  # noqa: BLE001 - it is the user's function, and may raise anything
+            answer = self._ask(attempt)
+        except (KeyboardInterrupt, pytest.exit.Exception):
+            raise
+        except BaseException as error:  # noqa: BLE001 - it is the user's function, and may raise anything
+            self._complain(f"raised {type(error).__name__}: {safe_text(error)}")
             return 0.0
-        return seconds if math.isfinite(seconds) else 0.0
+        try:
+            seconds = float(answer)
+        except Exception:  # noqa: BLE001 - so may a method of what it returns
+            seconds = math.nan
+        if math.isfinite(seconds):
+            return seconds
+        self._complain(f"returned {quoted(answer)}, which is no number of seconds")
+        return 0.0
 
-    return wait
+    def _complain(self, what: str) -> None:
+        name = getattr(self._delay, "__qualname__", type(self._delay).__qualname__)
+        self.trouble = self.trouble or f"retry(delay={name}) {what}"
 
 
 def _tenacious(delay: Callable[..., Any]) -> Callable[[int], Any]:
     def wait(attempt: int) -> Any:
         from tenacity import RetryCallState  # noqa: PLC0415 - only who has tenacity comes here
 
-        state = RetryCallState(retry_object=None, fn=None, args=(), kwargs={})
+        # No wait object looks at what is tried again: there is only the number of the attempt.
+        nobody: Any = None
+        state = RetryCallState(retry_object=nobody, fn=None, args=(), kwargs={})
         state.attempt_number = attempt
         return delay(state)
 

@@ -47,7 +47,8 @@ class FileNames:
         """Whether *path* is a flow file by its name."""
         return any(path.match(pattern) for pattern in self._patterns)
 
-    def stem(self, path: Path) -> str:
+    @staticmethod
+    def stem(path: Path) -> str:
         """The short name of a flow file: ``flow_etl.py`` and ``etl_flow.py`` are both ``etl``."""
         return path.stem.removeprefix("flow_").removesuffix("_flow")
 

@@ -13,7 +13,7 @@ import pytest
 from pytest_flowforge.core.model import Location, TaskId
 from pytest_flowforge.plugin.collecting import Origin, origin
 from pytest_flowforge.plugin.entries import Entry, TaskFunction
-from pytest_flowforge.plugin.naming import quoted
+from pytest_flowforge.plugin.naming import FileNames, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from pytest_flowforge.plugin.collecting import Collecting
 
-__all__ = ["Ambiguous", "BadReference", "Directory", "FileNotCollected", "LostReference"]
+__all__ = ["Ambiguous", "BadReference", "Directory", "FileNotCollected", "LostReference", "is_called", "split"]
 
 
 _NO_PARAMS: Mapping[str, object] = MappingProxyType({})
@@ -118,8 +118,8 @@ class Directory:
 
         Raises :class:`BadReference` when there is none.
         """
-        file, name, variant = _split(text)
-        called = [home for home in self._functions.values() if self._is_called(home, file, name)]
+        file, name, variant = split(text)
+        called = [home for home in self._functions.values() if is_called(home, file, name)]
         if not any(char in name for char in "*?"):
             # As within a file: a function comes before methods of the same name.
             outside = {home.path for home in called if not home.owner}
@@ -185,7 +185,7 @@ class Directory:
     # ------------------------------------------------------------------ looking up
 
     def _by_text(self, text: str, asker: TaskFunction) -> tuple[TaskFunction, Entry | None]:
-        head, name, variant = _split(text)
+        head, name, variant = split(text)
         home = self._within(head, name, asker) if head else self.named(name, asker)
         if home is None and not head and self.is_wrong(name, asker):
             msg = "there is another problem with it"
@@ -286,17 +286,6 @@ class Directory:
             raise FileNotCollected(path)
         return home
 
-    def _is_called(self, home: TaskFunction, file: str, name: str) -> bool:
-        if not (_fits(home.name, name) or _fits(home.function, name)):
-            return False
-        if not file:
-            return True
-        head, _, owner = file.partition("::")
-        if not owner and _fits(home.owner, head):
-            return True
-        names = (self._collecting.files.stem(home.path), home.path.stem, home.path.name, home.location.path)
-        return any(_fits(known, head) for known in names) and (not owner or _fits(home.owner, owner))
-
     # ------------------------------------------------------------------ messages
 
     def _unknown(self, text: str, asker: TaskFunction | None) -> str:
@@ -322,7 +311,20 @@ class Directory:
         return f"; did you mean {' or '.join(shown)}?" if shown else ""
 
 
-def _split(text: str) -> tuple[str, str, str | None]:
+def is_called(home: TaskFunction, head: str, name: str) -> bool:
+    """Whether *name*, in the file or class that *head* names, may mean the function; both may be patterns."""
+    if not (_fits(home.name, name) or _fits(home.function, name)):
+        return False
+    if not head:
+        return True
+    file, _, owner = head.partition("::")
+    if not owner and _fits(home.owner, file):
+        return True
+    names = (FileNames.stem(home.path), home.path.stem, home.path.name, home.location.path)
+    return any(_fits(known, file) for known in names) and (not owner or _fits(home.owner, owner))
+
+
+def split(text: str) -> tuple[str, str, str | None]:
     """``"flow_a.py::FlowB::fit[x]"`` -> ``("flow_a.py::FlowB", "fit", "x")``."""
     plain, bracket, variant = text.partition("[")
     head, _, name = plain.rpartition("::")

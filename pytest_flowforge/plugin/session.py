@@ -3,39 +3,58 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_flowforge.core.engine import Engine
 from pytest_flowforge.core.graph import TaskGraph
 from pytest_flowforge.core.model import Trigger
+from pytest_flowforge.core.ranking import ranks
+from pytest_flowforge.core.retry import NO_RETRY
 from pytest_flowforge.core.selection import Selection, select
-from pytest_flowforge.errors import GraphError, Problem
+from pytest_flowforge.driver import SystemClock
+from pytest_flowforge.errors import GraphError, Problem, ResultError
 from pytest_flowforge.plugin import fixtures
 from pytest_flowforge.plugin.accounting import Accounting
+from pytest_flowforge.plugin.annotations import Annotations
+from pytest_flowforge.plugin.backends import Work
 from pytest_flowforge.plugin.checkpointing import Checkpointing, Reuse
-from pytest_flowforge.plugin.collecting import Collecting, FlowModule
+from pytest_flowforge.plugin.choosing import LOCAL, PROCESS, THREAD, Choice, choose
+from pytest_flowforge.plugin.collecting import Collecting
 from pytest_flowforge.plugin.command import resume_command
-from pytest_flowforge.plugin.graphing import Blueprint, draw
+from pytest_flowforge.plugin.drawing import draw_all, is_task
+from pytest_flowforge.plugin.fanning import FanOut, NotMappable
+from pytest_flowforge.plugin.fitting import fit, fitted
+from pytest_flowforge.plugin.graphing import Blueprint
+from pytest_flowforge.plugin.interrupts import Interrupts, TimeIsUp
 from pytest_flowforge.plugin.items import adopt
-from pytest_flowforge.plugin.joining_files import collect_file
+from pytest_flowforge.plugin.leaving import Leaving
+from pytest_flowforge.plugin.local import LocalBackend
 from pytest_flowforge.plugin.naming import plural
 from pytest_flowforge.plugin.options import Mode, Options
 from pytest_flowforge.plugin.pytest_internals import probe
-from pytest_flowforge.plugin.references import Directory, FileNotCollected
+from pytest_flowforge.plugin.references import Directory
 from pytest_flowforge.plugin.reporting import Statuses
 from pytest_flowforge.plugin.running import Runner
 from pytest_flowforge.plugin.selecting import NodeIds, by_expressions, only_one, take_node_ids
+from pytest_flowforge.plugin.sendable import SendableWarnings
+from pytest_flowforge.plugin.session_time import SessionTime
 from pytest_flowforge.plugin.terminal import Terminal
-from pytest_flowforge.plugin.values import Reading
+from pytest_flowforge.plugin.values import Arrivals, Reading
+from pytest_flowforge.plugin.watching import Watching
+from pytest_flowforge.plugin.xdist_internals import is_worker
 from pytest_flowforge.report.changes import explain_lines
 from pytest_flowforge.report.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Generator, Iterable, Mapping
+    from collections.abc import Callable, Collection, Generator, Iterable, Mapping
 
     from pytest_flowforge.core.model import TaskId
+    from pytest_flowforge.plugin.backends import Backend
     from pytest_flowforge.plugin.entries import Entry
 
 __all__ = ["FlowSession", "activate"]
@@ -47,7 +66,9 @@ _WRITERS = ("lfplugin", "nfplugin", "stepwiseplugin")
 def activate(config: pytest.Config) -> None:
     """Make this session one that runs flows; raises UsageError for options that can not be met."""
     options = Options.of(config)
-    _refuse(config, options)
+    if config.getoption("stepwise", None) or config.getoption("stepwise_skip", None):
+        msg = "--stepwise goes by the order of a file, and a flow has a graph: use -x, and then --lf"
+        raise pytest.UsageError(msg)
     # pytest-randomly would shuffle the order in which ready tasks start; two runs of one flow are to be alike.
     if hasattr(config.option, "randomly_reorganize"):
         config.option.randomly_reorganize = False
@@ -56,30 +77,38 @@ def activate(config: pytest.Config) -> None:
     if manager.has_plugin("lfplugin-collwrapper"):
         manager.unregister(name="lfplugin-collwrapper")
     collecting = Collecting(config, options)
-    terminal = Terminal(config, options)
     manager.register(collecting, "flowforge-collecting")
     manager.register(fixtures, "flowforge-fixtures")
+    if is_worker(config):
+        from pytest_flowforge.plugin.worker import WorkerSession  # noqa: PLC0415 - nobody else needs it
+
+        manager.register(SendableWarnings(), "flowforge-warnings")
+        manager.register(Leaving(config, _write_at_once, is_worker=True), "flowforge-leaving")
+        manager.register(WorkerSession(config, options, collecting), "flowforge-session")
+        return
+    terminal = Terminal(config, options)
+    manager.register(Leaving(config, terminal.tell, is_worker=False), "flowforge-leaving")
+    choice = choose(config, options, terminal.tell)
+    make_backend: Callable[[Work], Backend] = LocalBackend
+    if choice.name != LOCAL:
+        from pytest_flowforge.plugin.making import backend_maker  # noqa: PLC0415 - nor this, see there
+
+        make_backend = backend_maker(config, choice)
     manager.register(Statuses(), "flowforge-statuses")
     manager.register(terminal, "flowforge-terminal")
+    Annotations.activate(config)
     checkpointing = Checkpointing(config, options, terminal.tell)
-    manager.register(FlowSession(config, options, collecting, terminal, checkpointing), "flowforge-session")
+    watching = Watching(config, options, terminal)
+    session = FlowSession(config, options, collecting, terminal, checkpointing, choice, make_backend, watching)
+    manager.register(session, "flowforge-session")
     # Registered last, it opens the checkpoint before anything else happens, and closes it when nothing else does.
     manager.register(checkpointing, "flowforge-checkpointing")
 
 
-def _refuse(config: pytest.Config, options: Options) -> None:
-    if options.executor != "local":
-        msg = f"--ff-executor {options.executor}: there is no such executor; this version has: local"
-        raise pytest.UsageError(msg)
-    if config.getoption("stepwise", None) or config.getoption("stepwise_skip", None):
-        msg = "--stepwise goes by the order of a file, and a flow has a graph: use -x, and then --lf"
-        raise pytest.UsageError(msg)
-    if config.getoption("numprocesses", None) or config.getoption("dist", "no") != "no" or config.getoption("tx", None):
-        msg = (
-            "flows run in one process in this version, and pytest-xdist was asked for more: leave out -n "
-            "(or add -n 0 where the configuration has it)"
-        )
-        raise pytest.UsageError(msg)
+def _write_at_once(sentence: str) -> None:
+    # There is nobody any more who would tell it later.
+    with suppress(OSError):
+        os.write(2, f"flowforge: {sentence}\n".encode("utf-8", "backslashreplace"))
 
 
 @dataclass(slots=True)
@@ -88,7 +117,7 @@ class _Flows:
 
     graph: TaskGraph
     #: Of the directory, which is large and whose work is done, this alone is kept.
-    entries: Mapping[TaskId, Entry]
+    entries: dict[TaskId, Entry]
     blueprint: Blueprint
     selection: Selection
     reuse: Reuse
@@ -104,12 +133,18 @@ class FlowSession:
         collecting: Collecting,
         terminal: Terminal,
         checkpointing: Checkpointing,
+        choice: Choice,
+        make_backend: Callable[[Work], Backend],
+        watching: Watching,
     ) -> None:
         self._config = config
         self._options = options
         self._collecting = collecting
         self._terminal = terminal
         self._checkpointing = checkpointing
+        self._choice = choice
+        self._make_backend = make_backend
+        self._watching = watching
         self._node_ids = NodeIds(())
         #: Items that this session, or another plugin, has left out.
         self._deselected: set[pytest.Item] = set()
@@ -119,9 +154,14 @@ class FlowSession:
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         probe(session)
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_collection(self) -> None:
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_collection(self, session: pytest.Session) -> Generator[None, object, object]:
         self._node_ids = take_node_ids(self._config)
+        result = yield
+        if self._choice.name == PROCESS:
+            # pytest-xdist keeps the controller from collecting, and ours owns the graph.
+            session.perform_collect()
+        return result
 
     # ------------------------------------------------------------------ from items to the selected graph
 
@@ -130,7 +170,7 @@ class FlowSession:
         self, session: pytest.Session, items: list[pytest.Item]
     ) -> Generator[None, object, object]:
         """Draw the graph before any other plugin chooses among the items, and complete their choice after."""
-        self._keep(items, [item for item in items if _is_task(item)])
+        self._keep(items, [item for item in items if is_task(item)])
         adopt(items)
         directory, blueprint = self._draw(session, items)
         graph = self._check(session, items, blueprint)
@@ -142,17 +182,8 @@ class FlowSession:
         return result
 
     def _draw(self, session: pytest.Session, items: list[pytest.Item]) -> tuple[Directory, Blueprint]:
-        """Draw the tasks, collecting the files that references lead to until there is none left."""
         requested = self._node_ids.choose(items) if self._node_ids else list(items)
-        directory = Directory(_functions(items), self._collecting)
-        while True:
-            try:
-                blueprint = draw(directory, self._options)
-                break
-            except FileNotCollected as missing:
-                found = collect_file(session, missing.path, (entry.item for entry in directory.entries.values()))
-                directory.add(_functions(item for item in found if _is_task(item)))
-                directory.tried(missing.path)
+        directory, blueprint = draw_all(session, items, self._collecting, self._options)
         self._collecting.garbage.set_aside()
         self._keep(items, requested)
         return directory, blueprint
@@ -200,23 +231,73 @@ class FlowSession:
         unwanted = [entry.item for entry in directory.entries.values() if entry.id not in wanted]
         self._deselect([item for item in unwanted if item not in self._deselected])
         reuse = self._decide(graph, ordered, directory, blueprint)
+        while grown := self._fan_out(graph, ordered, directory, blueprint, reuse):
+            selection = Selection(
+                selection.targets.union(*(ids for task, ids in grown.items() if task in selection.targets)),
+                selection.along.union(*(ids for task, ids in grown.items() if task not in selection.targets)),
+            )
+            self._terminal.flows(ordered, selection)
+            reuse = self._decide(graph, ordered, directory, blueprint)
         if replay:
             task = graph[ordered.tasks[0].id]
-            self._checkpointing.replay(task, graph, blueprint, reuse)
+            self._checkpointing.replay(task, directory.entries, blueprint, reuse)
             # Alone, and whatever its rule says: it has been judged.
             ordered = TaskGraph.build([dataclasses.replace(task, needs=(), when=Trigger.ALWAYS)], graph.pools)
         elif self._options.only:
             self._take_from_earlier(graph, selection, directory, blueprint, reuse)
+        if self._choice.calls_elsewhere:
+            ordered = fit(ordered, directory.entries, self._choice.name)
+        if self._config.option.usepdb:
+            ordered = self._without_retries(ordered)
+        if any(task.retry.is_seeded for task in ordered):
+            self._terminal.seed = self._options.seed
         return _Flows(ordered, directory.entries, blueprint, selection, reuse)
+
+    def _fan_out(
+        self, graph: TaskGraph, ordered: TaskGraph, directory: Directory, blueprint: Blueprint, reuse: Reuse
+    ) -> dict[TaskId, list[TaskId]]:
+        """Add the instances of mapped tasks whose elements are known from an earlier run; return them.
+
+        What depends on a mapped task can then be seen to stand. All others are added while the run goes on.
+        """
+        archive = self._checkpointing.archive
+        fan_out = FanOut(directory.entries, blueprint)
+        grown: dict[TaskId, list[TaskId]] = {}
+        if archive is None:
+            return grown
+
+        arrivals = Arrivals(blueprint, lambda task: archive.load(reuse.restored[task]), lambda _: True)
+        for task in [task for task in ordered if task.mapped and task.id not in blueprint.instances]:
+            if not all(source in reuse.restored for source in fan_out.sources(task.id)):
+                continue
+            if any(task.id in branch.closed for branch in reuse.branches.values()):
+                # Another way was chosen: it has no instances this time.
+                continue
+            try:
+                entries = fan_out.expand(task, arrivals)
+            except (ResultError, NotMappable):
+                # That is found again, and said, when the task would start.
+                continue
+            for each in {id(graph): graph, id(ordered): ordered}.values():
+                each.grow(task.id, fan_out.tasks(each[task.id], entries), fan_out.pools(task))
+            grown[task.id] = [entry.id for entry in entries]
+        return grown
+
+    def _without_retries(self, graph: TaskGraph) -> TaskGraph:
+        """Whoever debugs a failure wants to see that one."""
+        if not any(task.retry.max_retries for task in graph):
+            return graph
+        self._terminal.tell("--pdb: failed tasks are not tried again")
+        return TaskGraph.build([dataclasses.replace(task, retry=NO_RETRY) for task in graph], graph.pools)
 
     def _decide(self, graph: TaskGraph, ordered: TaskGraph, directory: Directory, blueprint: Blueprint) -> Reuse:
         """Find out which of the selected tasks run."""
         forced = by_expressions(self._options.checkpoint.force, graph, directory, "--ff-force")
-        reading = Reading(directory.entries, blueprint.needs)
+        reading = Reading(directory.entries, blueprint)
         members = [task.id for task in ordered]
         # What --ff-only leaves out still tells whether what was built on it stands.
         whole = graph.restrict({*members, *graph.ancestors(members)}) if self._options.only else ordered
-        reuse = self._checkpointing.decide(whole, ordered, directory.entries, blueprint, forced, reading.of)
+        reuse = self._checkpointing.decide(whole, ordered, directory.entries, blueprint, forced, reading.of, graph)
         self._terminal.reuses(reuse)
         self._terminal.first_lines = self._checkpointing.first_lines(reuse)
         if self._options.mode is Mode.LIST:
@@ -230,11 +311,11 @@ class FlowSession:
         self, graph: TaskGraph, selection: Selection, directory: Directory, blueprint: Blueprint, reuse: Reuse
     ) -> None:
         """Find the results that --ff-only leaves out and that tasks ask for; raises UsageError where there is none."""
-        reading = Reading(directory.entries, blueprint.needs)
+        reading = Reading(directory.entries, blueprint)
         wanted = {need for task in selection.targets for need in reading.of(task)} - selection.targets
         if wanted:
             whole = graph.restrict(selection.targets | graph.ancestors(selection.targets))
-            reuse.outside = self._checkpointing.records_for(whole, directory.entries, blueprint, wanted)
+            reuse.outside = self._checkpointing.records_for(whole, directory.entries, blueprint, wanted, graph)
         asked = {task: reading.surely(task) - selection.targets for task in selection.targets}
         _refuse_missing_results(graph, asked, reuse.outside)
 
@@ -262,13 +343,19 @@ class FlowSession:
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
         if self._flows is None and session.testsfailed:
             self._terminal.show_problems(self._terminal.problems)
+        if self._flows is None and self._choice.name == PROCESS:
+            # As pytest's own loop would say it; that of pytest-xdist stands before that.
+            msg = f"{plural(session.testsfailed, 'error')} during collection"
+            raise session.Interrupted(msg)
         if self._flows is None or self._config.option.collectonly:
             # pytest's own loop says what is wrong, or does nothing.
             return None
         if self._options.mode is Mode.RUN:
             self._run(session, self._flows)
         else:
-            self._terminal.answer(self._flows.graph, self._flows.selection)
+            flows = self._flows
+            planned = self._terminal.answer(flows.graph, flows.selection)
+            self._watching.graph_files.write_plan(flows.graph, planned, flows.entries, flows.blueprint)
         return True
 
     def _silence_writers(self) -> None:
@@ -276,31 +363,64 @@ class FlowSession:
         for name in filter(manager.has_plugin, _WRITERS):
             manager.unregister(name=name)
 
-    def _run(self, session: pytest.Session, flows: _Flows) -> None:
-        runner = Runner(
+    def _work(self, session: pytest.Session, flows: _Flows) -> Work:
+        """Return what the run is about, and what is there for the whole of it."""
+        reuse, graph = flows.reuse, flows.graph
+        order = None
+        if self._choice.name != LOCAL:
+            # One after the other they take as long in any order, and people read them in theirs.
+            order = ranks(graph, self._checkpointing.durations)
+        policy = dataclasses.replace(
+            self._choice.policy, seed=self._options.seed, max_retries=self._options.max_retries_total
+        )
+        engine = Engine(
+            graph, policy, restored=reuse.because, branches=reuse.branches, refused=reuse.refused, ranks=order
+        )
+        interrupts = Interrupts()
+        return Work(
             session,
-            flows.graph,
+            graph,
             flows.entries,
             flows.blueprint,
-            flows.reuse,
+            reuse,
             self._checkpointing,
             self._terminal.tell,
+            engine,
+            SystemClock(),
+            fitted if self._choice.name == THREAD else lambda task, _: task,
+            interrupts,
+            SessionTime(self._config, self._options.session_grace, interrupts, engine),
+            self._options.grace,
+            self._watching.page,
         )
-        self._config.stash[fixtures.VALUES] = runner.values
+
+    def _run(self, session: pytest.Session, flows: _Flows) -> None:
+        work = self._work(session, flows)
+        runner = Runner(work, self._make_backend)
+        self._config.stash[fixtures.VALUES] = runner.backend.values
         self._terminal.watch(runner.summary)
         accounting = Accounting(
-            (task.id for task in flows.graph),
+            (task.id for task in flows.graph if not flows.blueprint.instances.get(task.id)),
             lambda: runner.excused,
             self._terminal.tell,
             setups_only=bool(self._config.option.setuponly),
         )
         self._config.pluginmanager.register(accounting, "flowforge-accounting")
+        runner.sinks.append(accounting)
+        # As for those that are added while the run goes on: progress is shown as a part of all.
+        session.testscollected += sum(max(len(ids) - 1, 0) for ids in flows.blueprint.instances.values())
         self._collecting.garbage.set_aside()
+        work.time.start(runner.backend.grace)
         try:
-            runner.run()
+            with self._watching.follow(runner, work):
+                runner.run()
+        except TimeIsUp as up:
+            session.shouldfail = up.reason
         finally:
+            work.time.run_is_over()
             keeper = self._checkpointing.keeper
             if keeper is not None and keeper.run:
+                keeper.keep_durations(runner.seconds)
                 self._terminal.resume_command = resume_command(self._config)
         if session.shouldfail:
             raise session.Failed(session.shouldfail)
@@ -309,14 +429,6 @@ class FlowSession:
         # Blocked tasks are no failures to pytest, and still the work is not done.
         if not session.testsfailed and not runner.summary.snapshot().ok:
             session.testsfailed = 1
-
-
-def _is_task(item: pytest.Item) -> bool:
-    return isinstance(item, pytest.Function) and item.getparent(FlowModule) is not None
-
-
-def _functions(items: Iterable[pytest.Item]) -> list[pytest.Function]:
-    return [item for item in items if isinstance(item, pytest.Function)]
 
 
 _LONGEST_LINE = 2000

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pytest_flowforge.plugin.checkpoint_options import CheckpointOptions
     from pytest_flowforge.storage.codec import Codec
 
-__all__ = ["settings_of"]
+__all__ = ["codecs_of", "settings_of"]
 
 
 def settings_of(config: pytest.Config, options: CheckpointOptions) -> Settings | None:
@@ -24,12 +24,15 @@ def settings_of(config: pytest.Config, options: CheckpointOptions) -> Settings |
     if options.folder is None:
         return None
     return Settings(
-        options.folder, options.durability, _codecs(config, options.codecs), options.keep_runs, options.wait
+        options.folder, options.durability, codecs_of(config, options.codecs), options.keep_runs, options.wait
     )
 
 
-def _codecs(config: pytest.Config, wanted: Sequence[str]) -> tuple[Codec, ...]:
-    """Those of plugins first, then ours; only the *wanted* ones where that was said."""
+def codecs_of(config: pytest.Config, wanted: Sequence[str]) -> tuple[Codec, ...]:
+    """Those of plugins first, then ours; only the *wanted* ones where that was said.
+
+    Raises UsageError for an unknown one.
+    """
     made = [one for one in config.hook.pytest_flowforge_make_codec(config=config) if one is not None]
     known: dict[str, Codec] = {codec.name: codec for codec in (*made, JsonCodec(), PickleCodec())}
     for name in wanted:

@@ -14,13 +14,17 @@ from pytest_flowforge.plugin.checkpointing import Reuse
 from pytest_flowforge.plugin.naming import plural
 from pytest_flowforge.plugin.options import Format, Mode
 from pytest_flowforge.plugin.pytest_internals import redirect_terminal
+from pytest_flowforge.plugin.reporting import RETRIED
 from pytest_flowforge.report import text
+from pytest_flowforge.report.timing import timing_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping, Sequence
+    from collections.abc import Generator, Iterator, Mapping, Sequence
 
     from pytest_flowforge.core.graph import TaskGraph
+    from pytest_flowforge.core.metrics import Metrics
     from pytest_flowforge.core.model import TaskId
+    from pytest_flowforge.core.plan import PlannedTask
     from pytest_flowforge.core.selection import Selection
     from pytest_flowforge.core.summary import Summary
     from pytest_flowforge.plugin.options import Options
@@ -30,6 +34,13 @@ __all__ = ["Terminal"]
 _MOST_ALONG = 8
 _MOST_NOTES = 20
 _LONGEST_NOTE = 1000
+_MOST_RETRIED = 200
+
+#: -vv
+_ALL_THERE_IS = 2
+
+#: Seconds of work from which on people want to know where the time of a run went.
+_A_LONG_RUN = 10.0
 
 
 class Terminal:
@@ -43,8 +54,11 @@ class Terminal:
         self._graph: TaskGraph | None = None
         self._selection: Selection | None = None
         self._summary: Summary | None = None
+        self._metrics: Metrics | None = None
         self._reuse = Reuse()
         self._decided = False
+        #: What the jitter of retries depends on; empty where there is none.
+        self.seed = ""
         #: The command that continues this run, should it not end well.
         self.resume_command = ""
         #: What is to be said before anything else.
@@ -78,6 +92,10 @@ class Terminal:
         """Show this run at the end."""
         self._summary = summary
 
+    def measures(self, metrics: Metrics) -> None:
+        """Show where the time of this run went, at the end, where it was long or that was asked for (-vv)."""
+        self._metrics = metrics
+
     def came_along(self, items: Sequence[pytest.Item]) -> None:
         """*items* were deselected by some plugin and are needed all the same: do not count them as deselected."""
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")
@@ -88,8 +106,8 @@ class Terminal:
 
     # ------------------------------------------------------------------ answers
 
-    def answer(self, graph: TaskGraph, selection: Selection) -> None:
-        """Answer --ff-list, --ff-dry-run or --ff-validate."""
+    def answer(self, graph: TaskGraph, selection: Selection) -> Sequence[PlannedTask]:
+        """Answer --ff-list, --ff-dry-run or --ff-validate; return what a run would do."""
         reuse = self._reuse
         planned = plan(graph, selection, reuse.because, reuse.reasons, reuse.refused)
         if self._options.mode is Mode.VALIDATE:
@@ -100,6 +118,7 @@ class Terminal:
             self._write(text.task_lines(planned, graph, self._verbosity, self.last_states))
         else:
             self._write(text.plan_lines(planned, graph, self._verbosity))
+        return planned
 
     def show_problems(self, problems: Sequence[Problem]) -> None:
         """Answer --ff-validate for machines when there are problems; people get them as pytest's usage errors."""
@@ -151,7 +170,12 @@ class Terminal:
             # Names alone were asked for.
             return list(self.explanation)
         along = self._along(self._graph, self._selection)
-        return [*self.first_lines, *along, *self._reused(self._graph), *self.explanation]
+        return [*self.first_lines, *along, *self._seeded(), *self._reused(self._graph), *self.explanation]
+
+    def _seeded(self) -> list[str]:
+        if not self.seed or self._options.mode is not Mode.RUN or self._verbosity < 0:
+            return []
+        return [f"flowforge: jitter of retries: --ff-seed={text.printable(self.seed)}"]
 
     def _reused(self, graph: TaskGraph) -> list[str]:
         if not self._decided or self._options.mode is not Mode.RUN or not self._options.checkpoint.reuses:
@@ -173,10 +197,27 @@ class Terminal:
         more = f" and {len(along) - _MOST_ALONG:,} more" if len(along) > _MOST_ALONG else ""
         return [f"flowforge: {plural(len(along), 'task')} not asked for but needed: {shown}{more}"]
 
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """With -vv, show what an attempt has written below its line, all together, when it has ended."""
+        if self._verbosity < _ALL_THERE_IS or report.when != "teardown":
+            return
+        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+        sections = list(self._shown(report))
+        if reporter is None or not sections:
+            return
+        reporter.ensure_newline()
+        for name, content in sections:
+            reporter.write_sep("-", f"{report.nodeid}: {name}")
+            for line in text.harmless(content.rstrip("\n")).split("\n"):
+                reporter.write_line(line)
+
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        self._show_retried(terminalreporter)
         lines = [str(problem) for problem in self.problems]
         if self._summary is not None and self._graph is not None:
             lines += text.summary_lines(self._summary.snapshot(), self._graph)
+            lines += self._timing(self._graph)
         lines += [text.printable(note, _LONGEST_NOTE) for note in self._notes[:_MOST_NOTES]]
         if len(self._notes) > _MOST_NOTES:
             lines.append(f"and {len(self._notes) - _MOST_NOTES:,} more notes")
@@ -187,3 +228,37 @@ class Terminal:
             terminalreporter.write_sep("=", "flowforge")
             for line in lines:
                 terminalreporter.write_line(line)
+
+    def _timing(self, graph: TaskGraph) -> list[str]:
+        metrics = self._metrics
+        if metrics is None or self._verbosity < 0:
+            return []
+        if self._verbosity < _ALL_THERE_IS and metrics.work < _A_LONG_RUN:
+            return []
+        return timing_lines(metrics.snapshot(), graph)
+
+    def _shown(self, report: pytest.TestReport) -> Iterator[tuple[str, str]]:
+        """Return what was captured, as far as --show-capture wants it."""
+        shown = self._config.option.showcapture
+        return ((name, content) for name, content in report.sections if shown == "all" or shown in name)
+
+    def _show_retried(self, reporter: pytest.TerminalReporter) -> None:
+        """Show the attempts that others followed as pytest shows failures, where that was asked for (-v, -rR, -rA)."""
+        retried = reporter.stats.get(RETRIED, [])
+        option = self._config.option
+        if not retried or option.tbstyle == "no" or not (self._verbosity > 0 or {*option.reportchars} & {"R", "A"}):
+            return
+        writer = self._config.get_terminal_writer()
+        reporter.write_sep("=", "RETRIES")
+        for report in retried[:_MOST_RETRIED]:
+            reporter.write_sep("_", f"{report.head_line} (attempt {report.flowforge_attempt})", yellow=True, bold=True)
+            if option.tbstyle == "line":
+                crash = getattr(report.longrepr, "reprcrash", None)
+                writer.line(text.printable(str(crash or report.longreprtext), _LONGEST_NOTE))
+                continue
+            report.toterminal(writer)
+            for name, content in self._shown(report):
+                writer.sep("-", name)
+                writer.line(content.rstrip("\n"))
+        if len(retried) > _MOST_RETRIED:
+            writer.line(f"and {len(retried) - _MOST_RETRIED:,} more (--ff-status -v has their errors)")

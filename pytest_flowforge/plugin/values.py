@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from pytest_flowforge.core.joining import Shape
-from pytest_flowforge.core.messages import Event, TaskMoved
+from pytest_flowforge.core.messages import Event, InstancesAdded, TaskMoved
 from pytest_flowforge.core.model import Failure
 from pytest_flowforge.core.records import key_of
 from pytest_flowforge.core.states import DONE, SUCCEEDED, TaskState
 from pytest_flowforge.plugin.entries import task_id
+from pytest_flowforge.plugin.fanning import element_of
 from pytest_flowforge.results import NoResult, ValueStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     import pytest
 
@@ -22,29 +22,54 @@ if TYPE_CHECKING:
     from pytest_flowforge.core.joining import Joined
     from pytest_flowforge.core.model import TaskId
     from pytest_flowforge.core.records import TaskRecord
+    from pytest_flowforge.plugin.backends import Work
     from pytest_flowforge.plugin.entries import Entry
-    from pytest_flowforge.plugin.graphing import Needs
+    from pytest_flowforge.plugin.graphing import Blueprint
 
-__all__ = ["Reading", "Values"]
+__all__ = ["Absences", "Arrivals", "Reading", "Values"]
 
 
 class Reading:
     """Knows whose results each task may look at."""
 
-    def __init__(self, entries: Mapping[TaskId, Entry], needs: Mapping[TaskId, Needs]) -> None:
+    def __init__(self, entries: Mapping[TaskId, Entry], blueprint: Blueprint) -> None:
         self._entries = entries
-        self._needs = needs
+        self._needs = blueprint.needs
+        self._instances = blueprint.instances
+        self._mapped = blueprint.mapped
+        #: Made when it is asked for: most flows have no mapped tasks.
+        self._readers: dict[TaskId, list[TaskId]] | None = None
 
     def of(self, task: TaskId) -> frozenset[TaskId]:
         """The upstreams whose results *task* may look at."""
         # With `request` at hand a task may ask for the fixture `upstream` as it runs.
         return self._asked(task, _MAY_ASK)
 
+    def readers(self, mapped: TaskId) -> Sequence[TaskId]:
+        """The tasks that may look at the result of a *mapped* task; not those that were added meanwhile."""
+        if self._readers is None:
+            self._readers = {}
+            for task, needs in self._needs.items():
+                for need in needs.by_key.values():
+                    if need in self._mapped:
+                        self._readers.setdefault(need, []).append(task)
+        return self._readers.get(mapped, ())
+
     def surely(self, task: TaskId) -> frozenset[TaskId]:
         """The upstreams whose results *task* asks for."""
         return self._asked(task, _ASKS)
 
+    def declared(self, task: TaskId) -> frozenset[TaskId]:
+        """The upstreams whose results *task* asks for, mapped ones as they were declared: not their instances."""
+        return self._named(task, _ASKS)
+
     def _asked(self, task: TaskId, for_all: frozenset[str]) -> frozenset[TaskId]:
+        asked = self._named(task, for_all)
+        if self._instances.keys().isdisjoint(asked):
+            return asked
+        return frozenset(one for need in asked for one in self._instances.get(need, {_ITSELF: need}).values())
+
+    def _named(self, task: TaskId, for_all: frozenset[str]) -> frozenset[TaskId]:
         needs = self._needs[task]
         if not needs.by_key:
             return _NOBODY
@@ -53,12 +78,100 @@ class Reading:
         return frozenset(member for joined in needs.parameters.values() for _, member in joined.members)
 
 
+_ITSELF = ""
 _ASKS = frozenset({"upstream"})
 _MAY_ASK = _ASKS | {"request"}
 _NOBODY: frozenset[TaskId] = frozenset()
 
 
-class Values:
+class Arrivals:
+    """What arrives at tasks under the names of their upstreams.
+
+    ``result`` returns the result of a task, or a :class:`NoResult`; ``is_near`` tells whether there may be one.
+    """
+
+    def __init__(
+        self, blueprint: Blueprint, result: Callable[[TaskId], Any], is_near: Callable[[TaskId], bool]
+    ) -> None:
+        self._needs = blueprint.needs
+        self._instances = blueprint.instances
+        self._result_of_one = result
+        self._is_near_itself = is_near
+
+    def _result(self, task: TaskId) -> Any:
+        """The result of *task*; that of a mapped task is a dict of those of its instances, by what they are called."""
+        instances = self._instances.get(task) if self._instances else None
+        if instances is None:
+            return self._result_of_one(task)
+        return {label: self._result_of_one(instance) for label, instance in instances.items()}
+
+    def _is_near(self, task: TaskId) -> bool:
+        instances = self._instances.get(task)
+        return self._is_near_itself(task) if instances is None else all(map(self._is_near_itself, instances.values()))
+
+    def arrival(self, joined: Joined) -> Any:
+        """What arrives under the name of an upstream: its result, or a dict of results by variant."""
+        if joined.shape is Shape.VALUE:
+            return self._result(joined.members[0][1])
+        return {variant: self._result(task) for variant, task in joined.members}
+
+    def arrivals(self, task: TaskId) -> dict[str, Any]:
+        """What arrives at *task* under the names of its parameters."""
+        needs = self._needs[task]
+        arrived = {name: self.arrival(joined) for name, joined in needs.parameters.items()}
+        if needs.element is not None:
+            parameter, place = needs.element
+            arrived[parameter] = element_of(arrived[parameter], place)
+        return arrived
+
+    def arrival_for(self, item: pytest.Item, name: str) -> Any:
+        """What arrives under *name* for the task *item*."""
+        needs = self._needs[task_id(item)]
+        arrived = self.arrival(needs.parameters[name])
+        if needs.element is not None and needs.element[0] == name:
+            return element_of(arrived, needs.element[1])
+        return arrived
+
+    def upstream_of(self, item: pytest.Item) -> dict[str, Any]:
+        """The results of all direct upstreams of *item* by task name."""
+        needs = self._needs[task_id(item)].by_key.items()
+        return {key: self._result(task) for key, task in needs if self._is_near(task)}
+
+
+class Absences:
+    """Why tasks have no result; a sink for the events of a run.
+
+    ``earlier`` has the records of tasks that are no part of the run; ``stopped`` tells why the run was stopped.
+    """
+
+    def __init__(self, graph: TaskGraph, earlier: Mapping[TaskId, TaskRecord], stopped: Callable[[], str]) -> None:
+        self._graph = graph
+        self._earlier = earlier
+        self._stopped = stopped
+        #: The last move of each task that ended without a result.
+        self._moves: dict[TaskId, TaskMoved] = {}
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, TaskMoved) and event.after in DONE and event.after not in SUCCEEDED:
+            self._moves[event.task] = event
+
+    def of(self, task: TaskId) -> NoResult | None:
+        """What stands in the place of the result of *task*; None for a task that nothing is known of."""
+        record = self._earlier.get(task)
+        if record is not None:
+            name = key_of(task).rpartition("::")[2].removeprefix("flow_")
+            return NoResult(name, record.state.value, record.because, record.because or None)
+        if task not in self._graph:
+            return None
+        move = self._moves.get(task)
+        name = self._graph[task].label
+        if move is None:
+            return NoResult(name, TaskState.PENDING.value, self._stopped() or "it has not run")
+        error = move.outcome.message if isinstance(move.outcome, Failure) else None
+        return NoResult(name, move.after.value, move.because or (error or ""), error)
+
+
+class Values(Arrivals):
     """The results that tasks of one run ask for; a sink for its events.
 
     ``earlier`` has the records of tasks whose results come from earlier runs, or that are no part of this one, and
@@ -69,7 +182,7 @@ class Values:
     def __init__(
         self,
         graph: TaskGraph,
-        needs: Mapping[TaskId, Needs],
+        blueprint: Blueprint,
         reading: Reading,
         earlier: Mapping[TaskId, TaskRecord],
         load: Callable[[TaskRecord], Any],
@@ -77,23 +190,42 @@ class Values:
         stopped: Callable[[], str],
         fresh: Callable[[TaskId], Any] | None = None,
     ) -> None:
+        super().__init__(blueprint, self.result, self._is_known)
+        self._reading = reading
         self._graph = graph
-        self._needs = needs
-        self._earlier = earlier
+        self._earlier = dict(earlier)
         self._load = load
-        self._stopped = stopped
+        self._absences = Absences(graph, earlier, stopped)
         self._fresh = fresh
-        #: For the tasks that look at results of upstreams: those upstreams.
-        self._reads = {task.id: reads for task in graph if (reads := self._within_reach(reading.of(task.id)))}
-        self._store = ValueStore(Counter(upstream for reads in self._reads.values() for upstream in reads))
+        self._store = ValueStore(
+            {task.id: reads for task in graph if (reads := self._within_reach(reading.of(task.id)))}
+        )
         self._succeeded: set[TaskId] = set()
-        #: The last move of each task that ended without a result, for those who ask why.
-        self._without: dict[TaskId, TaskMoved] = {}
+
+    @classmethod
+    def of(cls, work: Work) -> Values:
+        """Return the values of a run in this process."""
+        keeper, archive = work.checkpointing.keeper, work.checkpointing.archive
+        fresh = work.checkpointing.isolates
+
+        def load(record: TaskRecord) -> Any:
+            return archive.load(record, fresh=fresh) if archive is not None else None
+
+        return cls(
+            work.graph,
+            work.blueprint,
+            Reading(work.entries, work.blueprint),
+            {**work.reuse.outside, **work.reuse.restored},
+            load,
+            stopped=lambda: work.engine.stopped,
+            fresh=keeper.load if fresh and keeper is not None else None,
+        )
+
+    def _is_known(self, task: TaskId) -> bool:
+        return task in self._graph or task in self._earlier
 
     def _within_reach(self, upstreams: frozenset[TaskId]) -> frozenset[TaskId]:
-        if not upstreams:
-            return upstreams
-        return frozenset(task for task in upstreams if task in self._graph or task in self._earlier)
+        return frozenset(filter(self._is_known, upstreams)) if upstreams else upstreams
 
     def put(self, task: TaskId, value: Any, *, stored: bool) -> None:
         """Keep *value* as the result of *task* as long as somebody may ask for it, unless it can be had *stored*."""
@@ -102,33 +234,24 @@ class Values:
 
     def __call__(self, event: Event) -> None:
         """Keep in mind why a task has no result; give up what no task will ask for any more."""
+        if isinstance(event, InstancesAdded):
+            self._reread(event.task)
         if not isinstance(event, TaskMoved) or event.after not in DONE:
             return
         if event.after not in SUCCEEDED:
-            self._without[event.task] = event
+            self._absences(event)
         elif event.task in self._store.wanted:
             self._succeeded.add(event.task)
-        for upstream in self._reads.get(event.task, ()):
-            self._store.release(upstream)
+        self._store.done(event.task)
 
-    def arrival(self, joined: Joined) -> Any:
-        """What arrives under the name of an upstream: its result, or a dict of results by variant."""
-        if joined.shape is Shape.VALUE:
-            return self.result(joined.members[0][1])
-        return {variant: self.result(task) for variant, task in joined.members}
+    def learn(self, earlier: Mapping[TaskId, TaskRecord]) -> None:
+        """More results come from earlier runs."""
+        self._earlier.update(earlier)
 
-    def arrivals(self, task: TaskId) -> dict[str, Any]:
-        """What arrives at *task* under the names of its parameters."""
-        return {name: self.arrival(joined) for name, joined in self._needs[task].parameters.items()}
-
-    def arrival_for(self, item: pytest.Item, name: str) -> Any:
-        """What arrives under *name* for the task *item*."""
-        return self.arrival(self._needs[task_id(item)].parameters[name])
-
-    def upstream_of(self, item: pytest.Item) -> dict[str, Any]:
-        """The results of all direct upstreams of *item* by task name."""
-        needs = self._needs[task_id(item)].by_key.items()
-        return {key: self.result(task) for key, task in needs if task in self._graph or task in self._earlier}
+    def _reread(self, mapped: TaskId) -> None:
+        """Whoever reads the result of a *mapped* task reads those of its instances, which are known now."""
+        for reader in self._reading.readers(mapped):
+            self._store.reads_now(reader, self._within_reach(self._reading.of(reader)))
 
     def result(self, task: TaskId) -> Any:
         """The result of *task*, or a :class:`NoResult` that says why there is none.
@@ -140,10 +263,7 @@ class Values:
             return self._from_earlier(task, record)
         if task in self._succeeded:
             return self._store.get(task) if self._fresh is None or task in self._store else self._fresh(task)
-        if record is not None:
-            name = key_of(task).rpartition("::")[2].removeprefix("flow_")
-            return NoResult(name, record.state.value, record.because, record.because or None)
-        return self._absence(task)
+        return self._absences.of(task)
 
     def _from_earlier(self, task: TaskId, record: TaskRecord) -> Any:
         if self._fresh is not None:
@@ -151,11 +271,3 @@ class Values:
         if task not in self._store:
             self._store.put(task, self._load(record))
         return self._store.get(task)
-
-    def _absence(self, task: TaskId) -> NoResult:
-        move = self._without.get(task)
-        name = self._graph[task].label
-        if move is None:
-            return NoResult(name, TaskState.PENDING.value, self._stopped() or "it has not run")
-        error = move.outcome.message if isinstance(move.outcome, Failure) else None
-        return NoResult(name, move.after.value, move.because or (error or ""), error)

@@ -65,6 +65,8 @@ def status_lines(run: RunRecord, verbosity: int, *, alive: bool = False, last: b
     counts = _counts(run, alive=alive)
     head = f"run {run.id}: {outcome_of(run, alive=alive)}"
     details = [_when(run.began), _enumerated(counts)]
+    if run.seed:
+        details.append(f"seed {printable(run.seed)}")
     if (seconds := seconds_of(run)) is not None:
         details.append(duration(seconds))
     if run.resumes:
@@ -83,12 +85,24 @@ def status_lines(run: RunRecord, verbosity: int, *, alive: bool = False, last: b
             ]
             for task, record in run.tasks.items()
         ]
-        lines += columns(rows)
+        for task, line in zip(run.tasks.values(), columns(rows), strict=True):
+            lines.append(line)
+            if verbosity > 0:
+                lines += _earlier_lines(task)
     if run.ended is None and not alive:
         lines.append(f"its process was killed, or the machine went down: {again}")
     elif not is_ok(run) and run.ended is not None:
         lines.append(again)
     return lines
+
+
+def _earlier_lines(record: TaskRecord) -> list[str]:
+    """What became of the attempts before the last one."""
+    rows = [
+        [f"    attempt {number}", duration(seconds), printable(reason, _LONGEST_REASON)]
+        for number, (reason, seconds) in enumerate(record.earlier, 1)
+    ]
+    return columns(rows)
 
 
 def status_as_json(run: RunRecord, *, alive: bool = False) -> str:
@@ -98,6 +112,7 @@ def status_as_json(run: RunRecord, *, alive: bool = False) -> str:
             "id": task,
             "state": _state(record, run, alive=alive),
             "attempts": record.attempts,
+            "earlier_attempts": [{"reason": reason, "seconds": seconds} for reason, seconds in record.earlier],
             "seconds": record.seconds,
             "reason": record.because,
             "reused_from": record.reused_from or None,
@@ -158,6 +173,7 @@ def _as_dict(run: RunRecord, *, alive: bool) -> dict[str, Any]:
         "resumes": run.resumes or None,
         "rolls_back": run.rolls_back or None,
         "code": run.graph_digest,
+        "seed": run.seed or None,
         "counts": dict(_counts(run, alive=alive)),
     }
 

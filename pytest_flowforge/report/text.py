@@ -6,6 +6,7 @@ Everything that comes from outside (names, messages) passes :func:`printable` on
 from __future__ import annotations
 
 import json
+import re
 import sys
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = [
     "FORMAT",
     "columns",
+    "enumerated",
+    "harmless",
     "in_doubt_lines",
     "names",
     "plan_as_json",
@@ -56,6 +59,15 @@ def printable(text: str, limit: int = _LONGEST_NAME) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
+def harmless(text: str) -> str:
+    """*text* of several lines with nothing left that a terminal might obey, but for colours."""
+    return _OBEYED.sub(lambda found: found[1].encode("unicode_escape").decode() if found[1] else found[0], text)
+
+
+#: A colour (SGR), which stays, or a character that is neither printable nor the end of a line nor a tab.
+_OBEYED = re.compile(r"\x1b\[[0-9;:]*m|([\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069])")
+
+
 def names(graph: TaskGraph, limit: int = _LONGEST_NAME) -> Callable[[Task], str]:
     """How to call the tasks of *graph*: by name where all stand in one file, else with the file.
 
@@ -65,6 +77,12 @@ def names(graph: TaskGraph, limit: int = _LONGEST_NAME) -> Callable[[Task], str]
     if len(files) <= 1:
         return lambda task: printable(task.label, limit)
     return lambda task: printable(f"{task.location.path}::{task.label}" if task.location else task.label, limit)
+
+
+def enumerated(tasks: Sequence[Task], graph: TaskGraph) -> str:
+    """The names of the first few of *tasks*, and how many there are besides."""
+    name = names(graph)
+    return _enumeration([name(task) for task in tasks], _MOST_NAMES)
 
 
 def task_lines(
@@ -172,8 +190,13 @@ def summary_lines(summary: RunSummary, graph: TaskGraph) -> list[str]:
         return _enumeration([name(graph[task]) for task in tasks], _MOST_NAMES)
 
     lines = []
-    victims = {task for blocked in summary.blocked_by_root.values() for task in blocked}
-    for root, blocked in summary.blocked_by_root.items():
+    # Mapped tasks only stand for their instances, which have outcomes of their own.
+    mapped = {task.instance_of for task in graph if task.instance_of is not None}
+    victims = {task for blocked in summary.blocked_by_root.values() for task in blocked} | mapped
+    for root, victims_of_it in summary.blocked_by_root.items():
+        blocked = [task for task in victims_of_it if task not in mapped]
+        if not blocked:
+            continue
         state, place = summary.states[root].value, _place(graph[root])
         why = f"{state}{f' at {place}' if place else ''}"
         lines.append(f"{len(blocked):,} blocked behind {name(graph[root])} ({why}): {named(blocked)}")

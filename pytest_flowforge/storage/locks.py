@@ -13,9 +13,16 @@ import socket
 import stat
 import time
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
+
+try:
+    import fcntl as _fcntl
+except ImportError:  # Windows
+    fcntl: Any = None
+else:
+    fcntl = _fcntl
 
 from pytest_flowforge.errors import CheckpointError, CheckpointLocked, CheckpointUnsafe
 from pytest_flowforge.storage.files import unwritable
@@ -23,9 +30,10 @@ from pytest_flowforge.storage.files import unwritable
 if TYPE_CHECKING:
     from pytest_flowforge.storage.files import Folder
 
-__all__ = ["Holder", "RunLock"]
+__all__ = ["Holder", "RunLock", "WorkersLock"]
 
 _LOCK = "run.lock"
+_WORKERS = "workers.lock"
 _HOLDER = "RUNNING"
 
 
@@ -132,6 +140,63 @@ class RunLock:
         if not stat.S_ISREG(status.st_mode):
             msg = f"{self._folder.path / _LOCK} is no plain file: look at it, and remove it if it is not yours"
             raise CheckpointUnsafe(msg)
+
+
+class WorkersLock:
+    """Held by every worker of the run that uses the checkpoint in *folder*, for as long as it lives.
+
+    A run that was killed may leave workers behind that still do its work; the next run can see them, and wait. Where
+    the system knows no shared locks (Windows) nothing is held, and nobody is seen.
+    """
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._fd: int | None = None
+
+    def share(self) -> None:
+        """Hold the lock together with other workers; where that can not be done, go without."""
+        with contextlib.suppress(OSError):
+            if fcntl is not None:
+                fcntl.flock(self._open(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+                # A daemon that a task has forked would hold it for ever. To close is not to unlock: we still hold it.
+                os.register_at_fork(after_in_child=self.release)
+
+    def are_gone(self, wait: float) -> bool:
+        """Whether no worker holds it, after waiting for at most *wait* seconds."""
+        if fcntl is None:
+            return True
+        until = time.monotonic() + wait
+        try:
+            fd = self._open()
+            while True:
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    if time.monotonic() >= until:
+                        return False
+                    time.sleep(_PAUSE)
+                else:
+                    return True
+        except OSError:
+            # No such lock here: nobody can hold it.
+            return True
+        finally:
+            self.release()
+
+    def release(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def _open(self) -> int:
+        if self._fd is None:
+            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+            self._fd = os.open(self._folder.path / _WORKERS, flags, 0o600)
+        return self._fd
+
+
+#: Seconds between two looks at a lock.
+_PAUSE = 0.05
 
 
 def _started(pid: int) -> str:

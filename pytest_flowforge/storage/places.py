@@ -3,6 +3,8 @@
     <checkpoint>/           only the current user can write it
         VERSION             major version of all of it
         run.lock  RUNNING   who uses it
+        workers.lock        held by its worker processes
+        durations.json      how long tasks took, lately: advice, and no more
         runs/<run id>/      journal.jsonl, written by the run's controller
             results/        what its tasks returned
 
@@ -12,6 +14,8 @@ Runs are deleted as a whole, the oldest first, but never results that a kept run
 from __future__ import annotations
 
 import contextlib
+import json
+import math
 import re
 import threading
 import time
@@ -22,7 +26,7 @@ from pytest_flowforge.storage.files import Files, Folder, unwritable
 from pytest_flowforge.storage.journal import JOURNAL, Journal, Reading, Scan, reading, repair, scan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
 __all__ = ["Place"]
@@ -31,9 +35,13 @@ _VERSION = 1
 _RESULTS = "results"
 _RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}", re.ASCII)
 _TEMPORARY = ".tmp-"
+_DURATIONS = "durations.json"
+
+#: Bytes of that file that are read: enough for a million tasks.
+_MOST_DURATIONS = 128 << 20
 
 #: What else may stand in a checkpoint.
-_OURS = (".gitignore", "runs", "run.lock", "RUNNING")
+_OURS = (".gitignore", "runs", "run.lock", "workers.lock", "RUNNING", "durations.json")
 
 #: A checkpoint may stand in a project's tree; what is in it is no source.
 _IGNORE = b"# Results of pytest-flowforge runs.\n*\n"
@@ -98,6 +106,24 @@ class Place:
             except OSError as error:
                 raise unwritable(folder.path, error) from error
         return run
+
+    def durations(self) -> dict[str, float]:
+        """Return how many seconds tasks took when they last succeeded; empty when that can not be read."""
+        try:
+            facts = json.loads(self.folder.text(_DURATIONS, _MOST_DURATIONS))
+        except (OSError, ValueError, RecursionError, CheckpointError):
+            return {}
+        if not isinstance(facts, dict):
+            return {}
+        return {
+            task: float(seconds)
+            for task, seconds in facts.items()
+            if isinstance(seconds, int | float) and math.isfinite(seconds) and seconds >= 0
+        }
+
+    def keep_durations(self, seconds: Mapping[str, float]) -> None:
+        """Remember how many seconds tasks took; raise :class:`CheckpointUnwritable`."""
+        self.folder.put(_DURATIONS, json.dumps(dict(seconds), separators=(",", ":")).encode("ascii"))
 
     def journal(self, run: str, *, on_append: Callable[[], None] = _nothing) -> Journal:
         """Begin the journal of *run*; raise :class:`FileExistsError` when it was begun before."""

@@ -6,14 +6,17 @@ The oracle knows outcomes and the trigger rules as DESIGN.md words them, and not
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from enum import Enum
 from graphlib import TopologicalSorter
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
 
 from pytest_flowforge.core.engine import Engine, RunPolicy
 from pytest_flowforge.core.graph import TaskGraph
+from pytest_flowforge.core.invariants import check
 from pytest_flowforge.core.messages import (
     AttemptFinished,
     CancelAttempt,
@@ -25,6 +28,7 @@ from pytest_flowforge.core.messages import (
     TimeReached,
 )
 from pytest_flowforge.core.model import (
+    Branch,
     Failure,
     FailureKind,
     Location,
@@ -46,6 +50,9 @@ if TYPE_CHECKING:
 
 ERROR = Failure(message="ValueError: boom", mro=("builtins.ValueError", "builtins.Exception"))
 EXPECTED = Failure(message="known", expected=True)
+#: An exception group, and one that holds something else too.
+GROUP = Failure(message="group", mro=("builtins.ExceptionGroup", "builtins.Exception"), members=(ERROR.mro,))
+MIXED_GROUP = replace(GROUP, members=(ERROR.mro, ("builtins.KeyError", "builtins.Exception")))
 
 
 def task(name: str, *needs: str, line: int | None = None, **rest: Any) -> Task:
@@ -71,12 +78,13 @@ class Play:
         pools: Mapping[str, int] | None = None,
         slots: int = 1,
         grace: float | None = None,
+        max_retries: int | None = None,
         restored: Mapping[str, str] | None = None,
         **rest: Any,
     ) -> None:
         self.graph = TaskGraph.build(tasks, pools or {})
         stands = {tid(name): because for name, because in (restored or {}).items()}
-        self.engine = Engine(self.graph, RunPolicy(slots, grace), restored=stands, **rest)
+        self.engine = Engine(self.graph, RunPolicy(slots, grace, max_retries=max_retries), restored=stands, **rest)
         self.now = 0.0
         self.events: list[Event] = []
         self.started: list[str] = []
@@ -84,7 +92,7 @@ class Play:
 
     def feed(self, *signals: Signal) -> Reaction:
         reaction = self.engine.handle(*signals)
-        self.engine.check()
+        check(self.engine)
         self.events += reaction.events
         for command in reaction.commands:
             if isinstance(command, StartAttempt):
@@ -148,6 +156,8 @@ OUTCOMES: tuple[Outcome, ...] = (
     Success(),
     Skipped("no data"),
     ERROR,
+    GROUP,
+    MIXED_GROUP,
     EXPECTED,
     Failure(FailureKind.TIMED_OUT, "too slow"),
     Failure(FailureKind.INTERRUPTED, "ctrl-c"),
@@ -163,7 +173,7 @@ _retries = st.builds(
     delay=st.sampled_from([1.0, 0.0, 2.5]),
     jitter=st.sampled_from([0.0, 0.5]),
     on=st.sampled_from([(), (), ("builtins.ValueError",)]),
-    not_on=st.sampled_from([(), (), (), ("builtins.Exception",)]),
+    not_on=st.sampled_from([(), (), (), ("builtins.Exception",), ("builtins.KeyError",)]),
 )
 
 _requests = st.sampled_from(
@@ -216,6 +226,7 @@ def _tasks(draw: st.DrawFn, name: TaskId, earlier: list[TaskId], style: Style, r
         extra["pools"] = draw(_requests if style is Style.CONTENDED else _one_in(2, _requests, ()))
         extra["exclusive"] = draw(_one_in(8, st.just(value=True), ifnot=False))
         extra["priority"] = draw(st.integers(-1, 1))
+        extra["takes_slot"] = draw(_one_in(3, st.just(value=False), ifnot=True))
     return Task(name, tuple(needs), when, **extra)
 
 
@@ -226,18 +237,36 @@ def _one_in(many: int, some: st.SearchStrategy[Any], ifnot: object) -> st.Search
 class Script:
     """The outcome of every attempt, drawn when somebody first asks for it; the same from then on."""
 
-    def __init__(self, data: st.DataObject) -> None:
+    def __init__(self, data: st.DataObject, graph: TaskGraph) -> None:
         self._data = data
+        self._graph = graph
         self.known: dict[tuple[TaskId, int], Outcome] = {}
 
     def __call__(self, task: TaskId, attempt: int) -> Outcome:
         key = (task, attempt)
         if key not in self.known:
-            self.known[key] = self._data.draw(outcomes, label=f"{task} attempt {attempt}")
+            outcome = self._data.draw(outcomes, label=f"{task} attempt {attempt}")
+            if outcome == Success() and self._graph.downstream(task):
+                outcome = Success(branch=self._data.draw(branches(self._graph, task), label=f"{task} goes on"))
+            self.known[key] = outcome
         return self.known[key]
 
 
+WAY = "went another way"
+
+
+def branches(graph: TaskGraph, task: TaskId) -> st.SearchStrategy[Branch | None]:
+    """No choice most of the time, else any."""
+    downstream = graph.downstream(task)
+    way = st.lists(st.sampled_from(downstream), unique=True).map(
+        lambda chosen: Branch(tuple(chosen), frozenset(downstream).difference(chosen), WAY)
+    )
+    return st.sampled_from([None, None, way]).flatmap(lambda drawn: st.none() if drawn is None else drawn)
+
+
 # The oracle.
+
+NO_BRANCHES: Mapping[TaskId, Branch] = MappingProxyType({})
 
 
 def predict(
@@ -245,14 +274,28 @@ def predict(
     outcome: Callable[[TaskId, int], Outcome],
     restored: Iterable[TaskId] = (),
     refused: Iterable[TaskId] = (),
+    chosen: Mapping[TaskId, Branch] = NO_BRANCHES,
 ) -> dict[TaskId, TaskState]:
     """The end of every task of a run that nobody stops."""
     given = {**dict.fromkeys(restored, "reuse"), **dict.fromkeys(refused, "block")}
     ends: dict[TaskId, TaskState] = {}
+    ways = {name: branch for name, branch in chosen.items() if given.get(name) == "reuse"}
     for name in TopologicalSorter({task.id: task.needs for task in graph}).static_order():
-        fate = given.get(name) or rule_says(graph[name].when, [ends[need] for need in graph[name].needs])
-        ends[name] = _FATES[fate] if fate in _FATES else _try_out(graph[name], outcome)
+        fate = given.get(name) or rule_says(graph[name].when, seen_by(graph[name], ends, ways))
+        if fate in _FATES:
+            ends[name] = _FATES[fate]
+            continue
+        end = _try_out(graph[name], outcome)
+        ends[name] = end_of(end)
+        if isinstance(end, Success) and end.branch is not None:
+            ways[name] = end.branch
     return ends
+
+
+def seen_by(task: Task, ends: Mapping[TaskId, TaskState], ways: Mapping[TaskId, Branch]) -> list[TaskState]:
+    """How the upstreams of *task* have ended, for it: those that went another way have left it out."""
+    gone = {name for name, branch in ways.items() if task.id in branch.closed}
+    return [TaskState.SKIPPED if need in gone else ends[need] for need in task.needs]
 
 
 _FATES = {"reuse": TaskState.REUSED, "block": TaskState.BLOCKED, "skip": TaskState.SKIPPED}
@@ -284,21 +327,26 @@ _KIND = {
 }
 
 
-def _try_out(task: Task, outcome: Callable[[TaskId, int], Outcome]) -> TaskState:
+def _try_out(task: Task, outcome: Callable[[TaskId, int], Outcome]) -> Outcome:
     attempt = 1
-    while _again(task.retry, attempt, end := outcome(task.id, attempt)):
+    while is_tried_again(task.retry, attempt, end := outcome(task.id, attempt)):
         attempt += 1
-    return end_of(end)
+    return end
 
 
-def _again(retry: RetryPolicy, attempt: int, end: Outcome) -> bool:
+def is_tried_again(retry: RetryPolicy, attempt: int, end: Outcome) -> bool:
+    """Whether an attempt follows the one that has ended so, as DESIGN.md has it."""
     if isinstance(end, Success | Skipped) or attempt > retry.max_retries:
         return False
     if isinstance(end, Failure) and (end.expected or end.kind is FailureKind.INTERRUPTED):
         return False
-    classes = end.mro if isinstance(end, Failure) else ()
-    wanted = not retry.on or any(name in classes for name in retry.on)
-    return wanted and not any(name in classes for name in retry.not_on)
+    alone = [end.mro] if isinstance(end, Failure) else [()]
+    members = list(end.members) if isinstance(end, Failure) else []
+    if any(name in classes for classes in alone + members for name in retry.not_on):
+        return False
+    if not retry.on or any(name in alone[0] for name in retry.on):
+        return True
+    return members != [] and all(any(name in classes for name in retry.on) for classes in members)
 
 
 def end_of(end: Outcome) -> TaskState:

@@ -27,6 +27,7 @@ from tests.core.flows import graphs, outcomes, task, tid
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from pytest_flowforge.core.messages import Event
     from pytest_flowforge.core.records import Record
 
 BOOM = Failure(message="boom")
@@ -110,7 +111,8 @@ class World:
             needs={one.id: one.needs for one in collected or graph},
         )
         recorder, writer = (Recorder(header, results, outputs or {}) for _ in range(2))
-        engine = Engine(graph, RunPolicy(2), restored=dict.fromkeys(restored, "reused"))
+        branches = decision.branches if decision is not None and before is not None else {}
+        engine = Engine(graph, RunPolicy(2), restored=dict.fromkeys(restored, "reused"), branches=branches)
         written: list[Record] = []
         now = 100.0 * self.count
         reaction = engine.handle(RunStarted(now))
@@ -186,7 +188,7 @@ def test_the_kinds_of_records() -> None:
         "run_finished",
     ]
     assert world.records[3]["outcome"] == {"kind": "lost", "message": "gone"}
-    assert world.records[0]["v"] == [1, 0]
+    assert world.records[0]["v"] == [1, 1]
 
 
 def test_a_stopped_run_says_why() -> None:
@@ -286,6 +288,50 @@ def test_a_retry_that_never_comes_is_json() -> None:
     recorder = Recorder(RunHeader("run", {tid("a"): CODE}), {})
     moved = TaskMoved(tid("a"), TaskState.RUNNING, TaskState.RETRYING, 1, 2.0, outcome=BOOM, resume_at=float("inf"))
     json.dumps(recorder(moved)[0], allow_nan=False)
+
+
+def test_the_attempts_before_the_last_are_told_too() -> None:
+    graph = flow(task("a", retry=RetryPolicy(3)), task("b"))
+
+    def outcome(name: TaskId, attempt: int) -> Outcome:
+        return Failure(message=f"boom {attempt}") if name == tid("a") and attempt < 3 else Success()
+
+    world = World()
+    world.run(graph, outcome)
+    record = world.current.tasks[tid("a")]
+    assert (record.state, record.attempts) == (TaskState.SUCCESS, 3)
+    assert [reason for reason, _ in record.earlier] == ["boom 1", "boom 2"]
+    assert world.current.tasks[tid("b")].earlier == ()
+    # Told step by step: while it waits for its next attempt, and while that runs.
+    ends = [place for place, entry in enumerate(world.records) if entry.get("task") == tid("a")]
+    seen = [fold(world.current.id, world.records[: place + 1]).tasks[tid("a")] for place in ends]
+    assert [(record.state.value, len(record.earlier)) for record in seen] == [
+        ("running", 0),
+        ("retrying", 0),
+        ("running", 1),
+        ("retrying", 1),
+        ("running", 2),
+        ("success", 2),
+    ]
+    # A later run that builds on it has made no attempt.
+    world.run(graph, decision=world.decide(graph))
+    assert world.current.tasks[tid("a")].earlier == ()
+
+
+def test_an_attempt_that_a_stop_has_made_the_last_is_no_earlier_one() -> None:
+    header = RunHeader("run", {tid("a"): CODE}, seed="1f")
+    recorder = Recorder(header, {})
+    running, retrying = TaskState.RUNNING, TaskState.RETRYING
+    events: list[Event] = [
+        RunBegan(1, 0.0),
+        TaskMoved(tid("a"), TaskState.PENDING, running, 1, 1.0),
+        TaskMoved(tid("a"), running, retrying, 1, 2.0, "boom 1", outcome=BOOM, resume_at=9.0),
+        TaskMoved(tid("a"), retrying, TaskState.FAILED, 1, 3.0, "not tried again: -x", outcome=BOOM),
+    ]
+    records = numbered([record for event in events for record in recorder(event)])
+    run = fold("run", records)
+    assert run.seed == "1f"
+    assert (run.tasks[tid("a")].because, run.tasks[tid("a")].earlier) == ("not tried again: -x", ())
 
 
 @pytest.mark.parametrize(

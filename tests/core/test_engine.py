@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pytest_flowforge.core.engine import Engine, RunPolicy
 from pytest_flowforge.core.graph import TaskGraph
+from pytest_flowforge.core.invariants import check
 from pytest_flowforge.core.messages import (
     AttemptFinished,
     CancelAttempt,
+    ExecutorLost,
     Reaction,
     RunBegan,
     RunEnded,
@@ -25,7 +29,7 @@ from pytest_flowforge.core.model import Failure, FailureKind, Lost, Skipped, Suc
 from pytest_flowforge.core.retry import RetryPolicy
 from pytest_flowforge.core.states import TaskState
 from pytest_flowforge.errors import UnknownTask
-from tests.core.flows import ERROR, EXPECTED, Play, names, task, tid
+from tests.core.flows import ERROR, EXPECTED, Play, graphs, names, task, tid
 
 SKIPPED = Skipped("no data today")
 
@@ -86,7 +90,7 @@ def test_unknown_tasks_are_named() -> None:
         play.engine.would_retry(TaskId("nobody"), 1, ERROR)
     with pytest.raises(UnknownTask, match="id:nobody"):
         Play(task("a"), restored={"nobody": "x"})
-    play.engine.check()
+    check(play.engine)
 
 
 def test_ranks_must_fit() -> None:
@@ -284,6 +288,35 @@ def test_nothing_would_be_retried_once_stopped() -> None:
     assert not play.engine.would_retry(tid("a"), 1, ERROR)
 
 
+def test_a_run_gives_so_many_retries_and_no_more() -> None:
+    stubborn = RetryPolicy(5, delay=1.0)
+    play = Play(task("a", retry=stubborn), task("b", retry=stubborn), task("c", "b"), slots=2, max_retries=2)
+    play.start().fail("a", "b")
+    assert play.states == {"a": "retrying", "b": "retrying", "c": "pending"}
+    play.time(1.0)
+    assert not play.engine.would_retry(tid("a"), 2, ERROR)
+    play.fail("b").finish("a")
+    assert play.states == {"a": "success", "b": "failed", "c": "blocked"}
+    assert play.last("b").because == "ValueError: boom (not tried again: the 2 retries of the run are used up)"
+    assert play.last("b").outcome == ERROR
+    assert play.engine.denied == (tid("b"),)
+
+
+def test_a_run_may_give_no_retry_at_all() -> None:
+    play = Play(task("a", retry=RetryPolicy(1)), task("b"), slots=2, max_retries=0).start().fail("a", "b")
+    assert play.states == {"a": "failed", "b": "failed"}
+    assert play.engine.denied == (tid("a"),)
+
+
+def test_what_was_called_off_by_a_stop_was_not_denied() -> None:
+    retry = RetryPolicy(1, delay=9.0)
+    play = Play(task("a", retry=retry), task("b", retry=retry), slots=2, max_retries=1).start().fail("a").stop()
+    play.fail("b")
+    assert play.last("a").because == "not tried again: -x"
+    assert play.last("b").because == "ValueError: boom"
+    assert play.engine.denied == ()
+
+
 def test_late_ends_of_earlier_attempts_are_ignored() -> None:
     play = Play(task("a", retry=RetryPolicy(2))).start().fail("a")
     assert play.feed(AttemptFinished(tid("a"), 1, Success(), 1.0)) == Reaction()
@@ -311,7 +344,7 @@ def test_a_strategy_that_raises_changes_nothing() -> None:
     play = Play(task("a", retry=RetryPolicy(1, wait=broken))).start()
     with pytest.raises(RuntimeError, match="no idea"):
         play.fail("a")
-    play.engine.check()
+    check(play.engine)
     assert play.running == ["a"]
 
 
@@ -487,6 +520,273 @@ def test_without_slots_a_run_waits() -> None:
     assert play.engine.slots == 1
 
 
+# An executor that is lost.
+
+
+def test_when_nothing_can_be_executed_any_more_nothing_waits_for_it() -> None:
+    play = Play(
+        task("a", pools=(("gpu", 1),)),
+        task("b", "a"),
+        task("c", pools=(("gpu", 1),)),
+        task("tidy", "a", when=Trigger.ALWAYS),
+        task("alarm", "a", when=Trigger.ANY_FAILED),
+        task("again", retry=RetryPolicy(3, delay=9.0)),
+        task("done"),
+        pools={"gpu": 1},
+        slots=3,
+    ).start()
+    play.finish("done").fail("again")
+    reaction = play.feed(ExecutorLost("every worker died", 5.0))
+    assert reaction.commands == (CancelAttempt(tid("a"), 1),)
+    lost = Lost("every worker died")
+    assert reaction.events[:2] == (
+        TaskMoved(tid("a"), TaskState.RUNNING, TaskState.CRASHED, 1, 5.0, lost.reason, outcome=lost),
+        TaskMoved(
+            tid("again"),
+            TaskState.RETRYING,
+            TaskState.FAILED,
+            1,
+            5.0,
+            "not tried again: every worker died",
+            outcome=ERROR,
+        ),
+    )
+    assert play.states == {
+        "a": "crashed",
+        "b": "blocked",
+        "c": "blocked",
+        "tidy": "blocked",
+        "alarm": "blocked",
+        "again": "failed",
+        "done": "success",
+    }
+    for name in ("b", "c", "tidy", "alarm"):
+        assert (play.last(name).because, play.last(name).cause) == ("every worker died", None)
+    assert reaction.events[-1] == RunEnded(5.0)
+    assert play.engine.stopped == ""
+    assert play.engine.wake_at is None
+    assert play.engine.peek() is None
+
+
+def test_attempts_of_a_lost_executor_are_not_tried_again() -> None:
+    play = Play(task("a", retry=RetryPolicy(3))).start()
+    play.feed(ExecutorLost("gone", 1.0))
+    assert play.states == {"a": "crashed"}
+    assert not play.engine.would_retry(tid("a"), 1, ERROR)
+
+
+def test_ends_that_come_with_the_loss_count() -> None:
+    play = Play(task("a"), task("b", "a"), task("c"), slots=2).start()
+    play.feed(play.end("a"), play.end("c", ERROR), ExecutorLost("gone", 1.0), SlotsChanged(0, 1.0))
+    assert play.states == {"a": "success", "b": "blocked", "c": "failed"}
+    assert play.started == ["a", "c"]
+    assert play.cancelled == []
+
+
+def test_after_the_loss_nothing_changes_any_more() -> None:
+    play = Play(task("a"), task("b", "a")).start()
+    held = play.engine.handle(ExecutorLost("gone", 1.0), hold=True)
+    assert not play.engine.done
+    assert held.events[-1] == TaskMoved(tid("b"), TaskState.PENDING, TaskState.BLOCKED, 0, 1.0, "gone")
+    late = (ExecutorLost("again", 2.0), StopRequested("x", 2.0, abort=True), play.end("a"))
+    assert play.feed(*late, TimeReached(2.0)) == Reaction((), (RunEnded(2.0),))
+    assert play.engine.stopped == ""
+
+
+def test_an_executor_may_be_lost_before_the_run_starts() -> None:
+    alone = task("alone", exclusive=True, takes_slot=False)
+    play = Play(
+        task("a"), task("b", "a"), task("kept"), task("tidy", when=Trigger.ALWAYS), alone, restored={"kept": "x"}
+    )
+    play.feed(ExecutorLost("no worker came", 0.0), ExecutorLost("again", 0.0), StopRequested("too late", 0.0))
+    play.start()
+    assert play.last("a").because == "no worker came"
+    assert play.started == []
+    assert play.states == {"a": "blocked", "b": "blocked", "kept": "reused", "tidy": "blocked", "alone": "blocked"}
+    assert play.events[-1] == RunEnded(0.0)
+
+
+def test_clean_up_is_done_by_whoever_still_can() -> None:
+    play = Play(
+        task("a"),
+        task("b", "a"),
+        task("also", "a", when=Trigger.ALL_DONE),
+        task("tidy", "b", when=Trigger.ALWAYS),
+        task("alarm", "b", when=Trigger.ANY_FAILED),
+        task("false_alarm", "done", when=Trigger.ANY_FAILED),
+        task("report", "tidy"),
+        task("again", retry=RetryPolicy(3, delay=9.0)),
+        task("done"),
+        slots=3,
+    ).start()
+    play.finish("done").fail("again")
+    play.feed(SlotsChanged(1, 5.0), ExecutorLost("every worker died", 5.0, clean_up=True))
+    assert play.cancelled == ["a"]
+    assert play.running == ["tidy"], "one at a time"
+    assert play.states == {
+        "a": "crashed",
+        "b": "blocked",
+        "also": "blocked",
+        "tidy": "running",
+        "alarm": "pending",
+        "false_alarm": "skipped",
+        "report": "blocked",
+        "again": "failed",
+        "done": "success",
+    }
+    assert play.last("report").because == "every worker died"
+    play.finish("tidy")
+    assert play.running == ["alarm"]
+    play.fail("alarm")
+    assert play.events[-1] == RunEnded(0.0)
+    assert play.engine.stopped == ""
+    assert play.engine.lost == "every worker died"
+
+
+def test_clean_up_in_flight_is_left_to_end_and_not_tried_again() -> None:
+    retry = RetryPolicy(3)
+    play = Play(
+        task("a"),
+        task("tidy", when=Trigger.ALWAYS, retry=retry),
+        task("crashed", when=Trigger.ALWAYS, retry=retry),
+        task("resting", when=Trigger.ALWAYS, retry=RetryPolicy(3, delay=9.0)),
+        slots=4,
+    ).start()
+    play.fail("resting")
+    play.feed(play.end("crashed", Lost("it took its worker along")), ExecutorLost("gone", 1.0, clean_up=True))
+    assert play.states == {"a": "crashed", "tidy": "running", "crashed": "crashed", "resting": "failed"}
+    assert play.cancelled == ["a"]
+    play.finish("tidy", outcome=Lost("gone"))
+    assert play.states["tidy"] == "crashed"
+    assert play.started.count("tidy") == 1
+    assert play.engine.done
+
+
+def test_where_nothing_had_begun_there_is_nothing_to_clean_up() -> None:
+    play = Play(task("a"), task("tidy", when=Trigger.ALWAYS), task("alarm", "a", when=Trigger.ANY_FAILED), slots=0)
+    play.start().feed(SlotsChanged(1, 1.0), ExecutorLost("no worker came", 1.0, clean_up=True))
+    assert play.states == {"a": "blocked", "tidy": "blocked", "alarm": "blocked"}
+    assert play.engine.done
+
+
+def test_after_the_loss_only_an_abort_ends_clean_up() -> None:
+    play = Play(task("a"), task("tidy", "a", when=Trigger.ALWAYS), task("more", "tidy", when=Trigger.ALWAYS)).start()
+    play.feed(ExecutorLost("gone", 1.0, clean_up=True))
+    assert play.feed(StopRequested("-x", 1.0), ExecutorLost("again", 1.0)) == Reaction()
+    assert play.running == ["tidy"]
+    play.feed(StopRequested("Ctrl-C", 2.0, abort=True))
+    assert play.cancelled == ["a", "tidy"]
+    assert play.states == {"a": "crashed", "tidy": "interrupted", "more": "pending"}
+    assert play.events[-1] == RunEnded(2.0, "Ctrl-C")
+
+
+def test_clean_up_is_tried_again_after_a_stop_and_not_after_an_abort() -> None:
+    rules: dict[str, Any] = {"when": Trigger.ALWAYS, "retry": RetryPolicy(1, delay=9.0)}
+    tidy = task("tidy", "a", **rules)
+    play = Play(task("a", retry=RetryPolicy(1)), tidy, task("early", **rules), slots=2).start().fail("early").stop()
+    assert play.states["early"] == "retrying"
+    play.fail("a", "tidy")
+    assert play.states == {"a": "failed", "tidy": "retrying", "early": "retrying"}
+    assert play.engine.wake_at == 9.0
+    play.now = 9.0
+    play.feed(TimeReached(9.0))
+    play.fail("tidy")
+    play.feed(StopRequested("at once", 9.0, abort=True))
+    assert play.states == {"a": "failed", "tidy": "failed", "early": "interrupted"}
+    play = Play(task("a"), tidy).start().finish("a").fail("tidy")
+    play.feed(StopRequested("at once", 1.0, abort=True))
+    assert play.states["tidy"] == "failed"
+    assert play.last("tidy").because == "not tried again: at once"
+
+
+def test_what_a_stop_had_given_up_is_left_to_it() -> None:
+    play = Play(task("a"), task("b"), task("tidy", "a", "b", when=Trigger.ALWAYS)).start().stop()
+    play.feed(ExecutorLost("gone", 1.0))
+    assert play.states == {"a": "crashed", "b": "pending", "tidy": "blocked"}
+    assert play.events[-1] == RunEnded(1.0, "-x")
+
+
+def test_an_exclusive_task_that_is_next_is_blocked_with_the_rest() -> None:
+    play = Play(task("a"), task("alone", exclusive=True), slots=2).start()
+    play.feed(ExecutorLost("gone", 1.0))
+    assert play.states == {"a": "crashed", "alone": "blocked"}
+    assert play.engine.done
+
+
+# Tasks that take no slot.
+
+
+def test_what_takes_no_slot_starts_when_all_are_taken() -> None:
+    play = Play(task("a"), task("b"), *(task(name, takes_slot=False) for name in "xyz"), slots=1).start()
+    assert play.running == ["a", "x", "y", "z"]
+    assert play.engine.peek() == tid("b")
+    assert play.finish("x").running == ["a", "y", "z"], "it had no slot to give back"
+    assert play.finish("a").running == ["y", "z", "b"]
+
+
+def test_without_slots_starts_what_takes_none() -> None:
+    play = Play(task("a"), task("x", takes_slot=False), task("y", "x", takes_slot=False), slots=0).start()
+    assert play.finish("x").running == ["y"]
+    play.finish("y")
+    assert not play.engine.done
+    assert play.slots(1).running == ["a"]
+
+
+def test_where_both_fit_the_rank_decides() -> None:
+    slotless: dict[str, Any] = {"takes_slot": False}
+    tasks = [task("a"), task("x", **slotless, priority=1), task("b", priority=2), task("y", **slotless), task("c")]
+    assert Play(*tasks, slots=2).start().started == ["b", "x", "a", "y"]
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_an_exclusive_task_runs_alone_whether_or_not_it_takes_a_slot(*, taken: bool) -> None:
+    alone = task("alone", exclusive=True, takes_slot=taken)
+    play = Play(task("x", takes_slot=False), alone, task("y", takes_slot=False), task("a"), slots=1).start()
+    assert play.running == ["x"]
+    assert play.engine.peek() == tid("alone")
+    assert play.finish("x").running == ["alone"]
+    assert play.engine.peek() == tid("y")
+    assert play.finish("alone").running == ["y", "a"]
+
+
+def test_an_exclusive_task_that_takes_no_slot_needs_none() -> None:
+    play = Play(task("x", takes_slot=False), task("alone", exclusive=True, takes_slot=False), slots=0).start()
+    assert play.finish("x").running == ["alone"]
+
+
+def test_pools_hold_for_what_takes_no_slot() -> None:
+    gpu: dict[str, Any] = {"pools": (("gpu", 1),)}
+    play = Play(task("x", takes_slot=False, **gpu), task("y", takes_slot=False, **gpu), pools={"gpu": 1}, slots=0)
+    assert play.start().running == ["x"]
+    assert play.finish("x").running == ["y"]
+
+
+def test_retries_and_stops_hold_for_what_takes_no_slot() -> None:
+    retried = task("x", takes_slot=False, retry=RetryPolicy(2, delay=1.0))
+    alone = task("alone", exclusive=True)
+    play = Play(task("a"), retried, alone, task("y", takes_slot=False), task("z", "x", takes_slot=False), slots=1)
+    assert play.start().running == ["a", "x", "y"]
+    play.fail("x").time(1.0)
+    assert play.running == ["a", "y", "x"]
+    play.finish("a").fail("x").time(2.0)
+    assert (play.running, play.state("x")) == (["y"], TaskState.RETRYING), "alone is next"
+    play.stop().finish("y")
+    assert play.states == {"a": "success", "x": "failed", "alone": "pending", "y": "success", "z": "blocked"}
+    assert play.engine.done
+
+
+@pytest.mark.timeout(30)
+def test_many_that_take_no_slot_cost_no_more_each() -> None:
+    count = 50_000
+    many = [Task(TaskId(f"{place}"), takes_slot=place % 2 == 0) for place in range(count)]
+    engine = Engine(TaskGraph.build([*many, Task(TaskId("alone"), exclusive=True, priority=-1)]))
+    commands = engine.handle(RunStarted(0.0)).commands
+    assert len(commands) == count // 2 + 1
+    for command in commands[::-1]:
+        engine.handle(AttemptFinished(command.task, 1, Success(), 1.0))
+    assert len(engine.running) == 1
+
+
 # Stopping.
 
 
@@ -603,6 +903,58 @@ def test_check_tells_the_story() -> None:
     engine.handle(RunStarted(0.0))
     engine._missing[1] = 0
     with pytest.raises(AssertionError) as raised:
-        engine.check()
+        check(engine)
     assert "load (all_success) is pending after 0 attempts" in str(raised.value)
     assert "it needs a running" in str(raised.value)
+
+
+def test_the_follower_is_what_waits_for_nothing_else() -> None:
+    play = Play(task("a"), task("b", "a"), task("c", "b"), task("d", "a", "c"), slots=2).start()
+    assert play.engine.follower(tid("a")) == tid("b")
+    assert play.engine.follower(tid("b")) == tid("c"), "should that succeed, too"
+    assert play.engine.follower(tid("c")) is None, "d waits for a as well"
+    play.finish("a")
+    assert play.engine.follower(tid("c")) == tid("d")
+    assert play.engine.follower(tid("d")) is None
+
+
+def test_the_best_of_several_followers_is_named() -> None:
+    assert Play(task("a"), task("b", "a"), task("c", "a", priority=1)).start().engine.follower(tid("a")) == tid("c")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        task("b", "a", exclusive=True),
+        task("b", "a", pools=(("gpu", 1),)),
+        task("b", "a", when=Trigger.ANY_FAILED),
+        task("b", "a", "x"),
+    ],
+    ids=["alone", "pool", "rule", "other upstream"],
+)
+def test_who_may_not_start_follows_nobody(other: Task) -> None:
+    play = Play(task("a"), task("x"), other, pools={"gpu": 1}, slots=2).start()
+    assert play.engine.follower(tid("a")) is None
+
+
+def test_nothing_follows_where_another_is_next_or_the_run_ends() -> None:
+    play = Play(task("a"), task("b", "a"), task("c")).start()
+    assert play.engine.follower(tid("a")) is None, "c is ready"
+    play.slots(2)
+    assert play.engine.follower(tid("a")) == tid("b")
+    play.stop()
+    assert play.engine.follower(tid("a")) is None
+
+
+@settings(max_examples=200)
+@given(graphs(), st.integers(1, 3), st.randoms(use_true_random=False))
+def test_what_was_said_to_follow_does_follow(graph: TaskGraph, slots: int, random: Any) -> None:
+    engine = Engine(graph, RunPolicy(slots))
+    engine.handle(RunStarted(0.0))
+    while engine.running:
+        done, attempt = random.choice(engine.running)
+        follower = engine.follower(done)
+        reaction = engine.handle(AttemptFinished(done, attempt, Success(), 0.0))
+        started = [command.task for command in reaction.commands if isinstance(command, StartAttempt)]
+        if follower is not None and slots >= len(engine.running):
+            assert started[:1] == [follower], (done, follower, started, engine.running)

@@ -12,6 +12,7 @@ import pytest_flowforge.core
 # What the core is made of. A new name here is a decision, not an accident.
 ALLOWED = {
     "__future__",
+    "bisect",
     "collections",
     "dataclasses",
     "difflib",
@@ -20,6 +21,7 @@ ALLOWED = {
     "hashlib",
     "heapq",
     "json",
+    "math",
     "pytest_flowforge",
     "re",
     "reprlib",

@@ -39,6 +39,32 @@ def test_classes_decide(on: tuple[str, ...], not_on: tuple[str, ...], mro: tuple
     assert RetryPolicy(1, on=on, not_on=not_on).wants(1, mro) is wanted
 
 
+BOOM = ("builtins.ValueError", "builtins.Exception")
+GROUP = ("builtins.ExceptionGroup", "builtins.BaseExceptionGroup", "builtins.Exception")
+
+
+@pytest.mark.parametrize(
+    ("on", "not_on", "members", "wanted"),
+    [
+        pytest.param((), (), (OS, BOOM), True, id="any failure"),
+        pytest.param(("builtins.OSError",), (), (OS,), True, id="all it holds"),
+        pytest.param(("builtins.OSError",), (), (OS, BOOM), False, id="one of two"),
+        pytest.param(("builtins.OSError", "builtins.ValueError"), (), (OS, BOOM), True, id="each of them"),
+        pytest.param(("builtins.ExceptionGroup",), (), (OS, BOOM), True, id="the group itself"),
+        pytest.param((), ("builtins.ValueError",), (OS, BOOM), False, id="one is exempt"),
+        pytest.param(("builtins.OSError",), ("builtins.FileNotFoundError",), (OS,), False, id="wanted and exempt"),
+        pytest.param((), ("builtins.ExceptionGroup",), (OS,), False, id="groups are exempt"),
+        pytest.param(("builtins.OSError",), (), (), False, id="no member is known"),
+    ],
+)
+def test_a_group_counts_as_what_it_holds(
+    on: tuple[str, ...], not_on: tuple[str, ...], members: tuple[tuple[str, ...], ...], *, wanted: bool
+) -> None:
+    policy = RetryPolicy(1, on=on, not_on=not_on)
+    assert policy.wants(1, GROUP, members) is wanted
+    assert not policy.wants(2, GROUP, members)
+
+
 def test_waits_grow_up_to_their_bound() -> None:
     policy = RetryPolicy(9, delay=1.0, backoff=2.0, max_delay=6.0)
     assert [policy.seconds_before(retry, "") for retry in (1, 2, 3, 4, 5)] == [1.0, 2.0, 4.0, 6.0, 6.0]

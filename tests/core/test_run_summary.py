@@ -130,7 +130,7 @@ def test_a_snapshot_stays_as_it_was() -> None:
 @given(st.data())
 def test_a_summary_agrees_with_the_engine(data: st.DataObject) -> None:
     graph = data.draw(graphs())
-    script = Script(data)
+    script = Script(data, graph)
     engine = Engine(graph, RunPolicy(slots=2))
     events: list[Event] = list(engine.handle(RunStarted(0.0)).events)
     now = 0.0

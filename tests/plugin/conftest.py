@@ -2,18 +2,46 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import subprocess
 import sys
+import time
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 from textwrap import dedent
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
+# pytest.approx imports it, and what was imported in a test is forgotten: the next time it would warn of that.
+with suppress(ImportError):
+    import numpy as np  # noqa: F401
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+# Whoever starts the tests in the background (nohup, a shell without job control) has these ignored, and the runs that
+# tests start would inherit that.
+for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (getattr(signal, "SIGHUP", 0), signal.SIG_DFL)):
+    if _number and signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _usual)
+
+#: How many times as long things may take: in CI, another suite runs beside this one.
+SLOWER = 4 if os.environ.get("CI") else 1
 
 #: The plugin and what it depends on. Whatever else is installed here is no part of a story that does not name it.
 _PLUGINS = ("pytest_flowforge.plugin", "xdist.plugin", "pytest_timeout")
+
+
+@pytest.fixture(autouse=True)
+def no_ci(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs are those of a person, wherever the tests run: in a CI job, pytest does not cut lines, for one thing."""
+    for name in ("CI", "BUILD_NUMBER", "GITHUB_ACTIONS"):
+        monkeypatch.delenv(name, raising=False)
 
 
 class Flow(Protocol):
@@ -63,7 +91,7 @@ def flow(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tmp_path_fa
         monkeypatch.setenv("PYTEST_PLUGINS", ",".join([*_PLUGINS, *plugins]))
         command = [sys.executable, "-m", "pytest", *(["--flowforge"] if flowforge else []), *args]
         given = pytester.CLOSE_STDIN if stdin is None else stdin.encode()
-        return pytester.run(*command, timeout=timeout, stdin=given)
+        return pytester.run(*command, timeout=timeout * SLOWER, stdin=given)
 
     return flow
 
@@ -94,3 +122,126 @@ def log(pytester: pytest.Pytester) -> Callable[[], list[str]]:
         return found
 
     return read
+
+
+# ---- runs beside a test, and what they leave behind ------------------------------------------------------------------
+
+#: In the environment of a test and of all processes that it starts, directly or not.
+_MARK = "FLOWFORGE_TESTS"
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """A run that goes on beside its test, in a process group of its own. What it prints goes to a file."""
+
+    process: subprocess.Popen[bytes]
+    begun: float
+    path: Path
+
+    @property
+    def output(self) -> str:
+        return self.path.read_text(encoding="utf-8", errors="replace")
+
+    def kill(self, number: int) -> None:
+        """Send a signal to the process that was started, and to no other."""
+        os.kill(self.process.pid, number)
+
+    def kill_all(self, number: int) -> None:
+        """Send a signal as a terminal does."""
+        os.killpg(self.process.pid, number)
+
+    def end(self, timeout: float = 30.0) -> int:
+        """Wait for the end, and return the exit status."""
+        return self.process.wait(timeout * SLOWER)
+
+
+class Begin(Protocol):
+    """What the fixture ``begin`` is: a function that begins to run what :class:`Flow` has written."""
+
+    def __call__(self, *args: str, ignored: Sequence[int] = ()) -> Beside: ...
+
+
+@pytest.fixture
+def begin(flow: Flow, pytester: pytest.Pytester) -> Iterator[Begin]:  # noqa: ARG001 - it sets the environment
+    """Run ``pytest --flowforge *args`` without waiting for it; the signals in *ignored* are ignored there."""
+    started: list[Beside] = []
+
+    def begin(*args: str, ignored: Sequence[int] = ()) -> Beside:
+        def prepare() -> None:
+            for number in ignored:
+                signal.signal(number, signal.SIG_IGN)
+
+        path = pytester.path / f"output-{len(started)}"
+        command = [sys.executable, "-m", "pytest", "--flowforge", *args]
+        environment = {**os.environ, "PYTEST_PLUGINS": ",".join(_PLUGINS)}
+        with path.open("wb") as file:
+            process = subprocess.Popen(
+                command,
+                cwd=pytester.path,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=prepare,  # noqa: PLW1509 - no threads here
+            )
+        started.append(Beside(process, time.monotonic(), path))
+        return started[-1]
+
+    yield begin
+    for run in started:
+        if run.process.poll() is None:
+            with suppress(OSError):
+                run.kill_all(signal.SIGKILL)
+            run.process.wait(10)
+
+
+class Processes:
+    """All processes that descend from a test, whoever their parent is now."""
+
+    def __init__(self, mark: str) -> None:
+        self._mark = f"{_MARK}={mark}".encode()
+
+    def all(self) -> dict[int, str]:
+        """Those that live, with their command lines."""
+        found = {}
+        for path in Path("/proc").iterdir():
+            # Others come and go, and not all are ours to look at.
+            with suppress(OSError):
+                if path.name.isdecimal() and self._mark in (path / "environ").read_bytes().split(b"\0"):
+                    found[int(path.name)] = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        return found
+
+    def after(self, seconds: float) -> dict[int, str]:
+        """Those that are left after at most that time; returns as soon as there are none."""
+        until = time.monotonic() + seconds
+        while (left := self.all()) and time.monotonic() < until:
+            time.sleep(0.02)
+        return left
+
+    def kill(self) -> None:
+        for number in self.all():
+            with suppress(OSError):
+                os.kill(number, signal.SIGKILL)
+
+
+@pytest.fixture
+def processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Processes]:
+    """Those that the test has started; none may be left at its end."""
+    if not Path("/proc/self/environ").exists():
+        pytest.skip("needs /proc")
+    mark = uuid.uuid4().hex
+    monkeypatch.setenv(_MARK, mark)
+    found = Processes(mark)
+    yield found
+    left = found.after(1.0)
+    found.kill()
+    assert not left, f"left behind: {left}"
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    """Wait until *condition* holds; fail if it does not."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "waited for in vain"
+        time.sleep(0.01)

@@ -65,3 +65,26 @@ def reasons_in(result: pytest.RunResult) -> dict[str, str]:
 def reused_in(result: pytest.RunResult) -> set[str]:
     """The tasks that ``-v`` shows as reused."""
     return {name for name, word in words(result) if word == "REUSED"}
+
+
+def ends_in(pytester: pytest.Pytester, run: int = -1) -> dict[str, list[tuple[int, str, str]]]:
+    """How attempts ended, by the name of the task: the number of the attempt, the state, and what was said of it."""
+    ends: dict[str, list[tuple[int, str, str]]] = {}
+    for record in records_in(journal_of(pytester, run)):
+        if record["ev"] in ("task_finished", "task_retrying"):
+            said = record.get("outcome", {}).get("message") or record.get("because", "")
+            ends.setdefault(record["task"].partition("::flow_")[2], []).append(
+                (record["try"], record.get("state", "retrying"), said)
+            )
+    return ends
+
+
+def states_in(pytester: pytest.Pytester, run: int = -1) -> dict[str, str]:
+    """The state of each task that has one, by its name."""
+    return {name: ends[-1][1] for name, ends in ends_in(pytester, run).items()}
+
+
+def ran_in(pytester: pytest.Pytester, run: int = -1) -> list[str]:
+    """The tasks whose attempts have started, in alphabetical order, each as often as it did."""
+    records = records_in(journal_of(pytester, run))
+    return sorted(record["task"].partition("::flow_")[2] for record in records if record["ev"] == "task_started")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -103,7 +104,7 @@ def test_a_timeout_of_the_session_is_a_stop(flow: Flow) -> None:
         import pytest
 
         def flow_first():
-            time.sleep(0.2)
+            time.sleep(60)
 
         def flow_second(first): ...
 
@@ -111,11 +112,11 @@ def test_a_timeout_of_the_session_is_a_stop(flow: Flow) -> None:
         def flow_clean_up(): ...
     """
 
-    result = flow(source, "--session-timeout=0.1")
+    result = flow(source, "--session-timeout=2")
 
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    assert result.parseoutcomes() == {"passed": 2}
-    result.stdout.fnmatch_lines(["1 not started (session-timeout: *): second"])
+    assert result.parseoutcomes() == {"passed": 1, "blocked": 1}
+    result.stdout.fnmatch_lines(["1 interrupted: first", "*! session-timeout: 2.0 sec exceeded !*"])
 
 
 # ---- pytest-cov ------------------------------------------------------------------------------------------------------
@@ -215,6 +216,87 @@ def test_reportlog_holds_every_end(flow: Flow, pytester: pytest.Pytester) -> Non
         ("flaky", "call", "rerun", "retried"),
         ("flaky", "call", "passed", ""),
     ]
+
+
+_ALL_ENDS = """
+    import os
+    import pytest
+
+    def flow_good():
+        return [1, 2]
+
+    @pytest.mark.retry(1)
+    def flow_flaky(good):
+        print("<tried>")
+        if not os.path.exists("tried"):
+            open("tried", "w").close()
+            raise ValueError("not yet")
+
+    @pytest.mark.retry(1)
+    def flow_bad(good):
+        raise ValueError("boom </script>")
+
+    def flow_blocked(bad): ...
+
+    @pytest.mark.map("good")
+    def flow_each(good):
+        assert good == 1
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["local", "process"])
+def test_reports_show_all_kinds_of_ends_and_what_was_reused(
+    flow: Flow, pytester: pytest.Pytester, options: tuple[str, ...]
+) -> None:
+    pytest.importorskip("pytest_html")
+    pytest.importorskip("pytest_reportlog")
+    plugins = ["pytest_metadata.plugin", "pytest_html.plugin", "pytest_reportlog.plugin"]
+    reports = ("--html=report.html", "--report-log=log.jsonl")
+
+    flow(_ALL_ENDS, *options, *reports, plugins=plugins)
+
+    rows = _rows(pytester.path / "report.html")
+    assert {task: [row["result"] for row in of_task] for task, of_task in rows.items()} == {
+        "good": ["Passed"],
+        "flaky": ["Rerun", "Passed"],
+        "bad": ["Rerun", "Failed"],
+        "blocked": ["Error"],
+        "each[1]": ["Passed"],
+        "each[2]": ["Failed"],
+    }
+    assert all("&lt;tried&gt;" in row["log"] for row in rows["flaky"]), "the output of each attempt is its own"
+    assert "attempt 1: ValueError: boom" in rows["bad"][1]["log"]
+    ends = _logged(pytester.path / "log.jsonl")
+    said = {task: entry["flowforge_state"] for task, entry in ends.items()}
+    assert said == {
+        "good": "success",
+        "flaky": "success",
+        "bad": "failed",
+        "blocked": "blocked",
+        "each[1]": "success",
+        "each[2]": "failed",
+    }
+    assert {task: entry["flowforge_attempts"] for task, entry in ends.items()}["flaky"] == 2
+
+    flow({}, *options, *reports, "--ff-resume", plugins=plugins)
+
+    rows = _rows(pytester.path / "report.html")
+    assert [row["result"] for row in rows["good"]] == ["Passed"]
+    good = _logged(pytester.path / "log.jsonl")["good"]
+    assert good["flowforge_state"] == "reused"
+    assert good["flowforge"].startswith("reused from run ")
+
+
+def _logged(log: Path) -> dict[str, dict[str, Any]]:
+    """The properties of each task in a file of pytest-reportlog; checks that a worker is named by what it is."""
+    ends = {}
+    for entry in map(json.loads, log.read_text(encoding="utf-8").splitlines()):
+        if entry["$report_type"] != "TestReport":
+            continue
+        assert entry.get("node", "<WorkerController gw>").startswith("<WorkerController gw")
+        if entry["user_properties"]:
+            ends[entry["nodeid"].partition("::flow_")[2]] = dict(entry["user_properties"])
+    return ends
 
 
 # ---- pytest-rerunfailures --------------------------------------------------------------------------------------------
@@ -378,16 +460,77 @@ def test_randomly_seeds_but_does_not_shuffle(flow: Flow) -> None:
 # ---- pytest-xdist ----------------------------------------------------------------------------------------------------
 
 
-def test_xdist_is_refused_with_a_way_out(flow: Flow) -> None:
-    source = "def flow_a(): ..."
+_HOME = """
+    import os
+    from pathlib import Path
 
-    refused = flow(source, "-n", "2")
-    taken_back = flow({}, "-n", "2", "-n", "0")
+    def flow_a():
+        Path("home").write_text(os.environ.get("PYTEST_XDIST_WORKER", "here"))
+"""
 
-    assert refused.ret == pytest.ExitCode.USAGE_ERROR
-    refused.stderr.fnmatch_lines(["ERROR: *pytest-xdist*-n 0*"])
-    assert taken_back.ret == pytest.ExitCode.OK
-    assert taken_back.parseoutcomes() == {"passed": 1}
+
+@pytest.mark.parametrize(
+    ("options", "home"),
+    [
+        pytest.param(["-n", "1"], "gw0", id="-n"),
+        pytest.param(["-n", "2", "-n", "0"], "here", id="taken back"),
+        pytest.param(["--dist", "worksteal", "--tx", "popen"], "gw0", id="--tx"),
+        pytest.param(["--ff-executor", "process", "--ff-workers", "1"], "gw0", id="process"),
+        pytest.param(["-n", "1", "--ff-executor", "process", "--ff-workers", "1"], "gw0", id="both"),
+        pytest.param(["-o", "flowforge_executor=process", "-n", "0"], "here", id="not now"),
+        pytest.param(["-o", "flowforge_executor=thread", "-n", "1"], "gw0", id="command line first"),
+    ],
+)
+def test_xdist_runs_tasks_when_it_is_asked_to(
+    flow: Flow, pytester: pytest.Pytester, options: list[str], home: str
+) -> None:
+    result = flow(_HOME, *options)
+
+    assert result.ret == pytest.ExitCode.OK
+    assert result.parseoutcomes() == {"passed": 1}
+    assert pytester.path.joinpath("home").read_text(encoding="utf-8") == home
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["-n", "2", "--ff-executor", "thread"],
+            "-n (or --tx) means the executor process, *--ff-executor thread*-n 0*",
+        ),
+        (["-n", "2", "--ff-executor", "local"], "-n (or --tx) means the executor process, *--ff-executor local*-n 0*"),
+        (["-n", "0", "--ff-executor", "process"], "--ff-executor process and -n 0 contradict each other*"),
+        (["-n", "2", "--ff-workers", "3"], "--ff-workers 3 and -n 2 contradict each other: leave out one of them"),
+        (["--tx", "3*popen", "--dist", "load", "--ff-workers", "2"], "--ff-workers 2 and -n 3 contradict each other*"),
+        (["-n", "2", "--dist", "loadscope"], "--dist loadscope: the graph says which task goes where*--dist load"),
+        (["-n", "2", "--dist", "each"], "--dist each: the graph says which task goes where*"),
+        (["--ff-workers", "2"], "--ff-workers 2: local runs one task at a time; add --ff-executor thread or process"),
+        (["--ff-workers", "0", "--ff-executor", "thread"], "--ff-workers: '0' is no number of tasks*auto"),
+        (
+            ["--ff-executor", "process", "-p", "no:xdist.plugin"],
+            "--ff-executor process needs pytest-xdist*(-p no:xdist)",
+        ),
+        (["--ff-executor", "swarm"], "--ff-executor swarm: there is no such executor; use local, thread, process,*"),
+        (["--ff-executor", "no.such:pool"], "--ff-executor no.such:pool: No module named*package.module:factory*"),
+        (["--ff-executor", "os:no_such"], "--ff-executor os:no_such: *no_such*write package.module:factory*"),
+        (
+            ["--ff-executor", "builtins:list", "--ff-workers", "2"],
+            "--ff-executor builtins:list: called with 2 it raised TypeError: 'int' object is not iterable",
+        ),
+        (
+            ["--ff-executor", "builtins:str", "--ff-workers", "2"],
+            "--ff-executor builtins:str made '2', which has no submit() and shutdown()*",
+        ),
+    ],
+)
+def test_executors_and_options_that_contradict_each_other_are_refused(
+    flow: Flow, options: list[str], message: str
+) -> None:
+    result = flow("def flow_a(): ...", *options)
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    (error,) = (line for line in result.stderr.lines if line.startswith("ERROR: "))
+    assert fnmatch(error, f"ERROR: {message}")
 
 
 # ---- all of them -----------------------------------------------------------------------------------------------------

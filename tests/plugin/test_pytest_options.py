@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
@@ -88,7 +89,7 @@ def test_junitxml_has_one_testcase_for_each_task(flow: Flow, pytester: pytest.Py
     suite = ET.parse(pytester.path / "junit.xml").getroot()[0]  # noqa: S314 - we have just made it
     cases = {
         case.attrib["name"].removeprefix("flow_"): [
-            (child.tag, child.get("message")) for child in case if not child.tag.startswith("system-")
+            (child.tag, child.get("message")) for child in case if not child.tag.startswith(("system-", "properties"))
         ]
         for case in suite
     }
@@ -247,13 +248,21 @@ def test_leaving_the_debugger_ends_the_run_after_its_clean_up(flow: Flow, log: L
     result.stdout.fnmatch_lines(["*! _pytest.outcomes.Exit: Quitting debugger !*"])
 
 
-def test_pdb_opens_at_every_attempt(flow: Flow) -> None:
-    # Whether another attempt follows is known only when this one has been torn down.
-    result = flow(_ENDS, "--pdb", "-k", "flaky", stdin="c\nc\n")
+@pytest.mark.parametrize("options", [[], ["--ff-retries", "2"], ["--ff-executor", "thread"]], ids=" ".join)
+def test_with_pdb_nothing_is_tried_again(flow: Flow, options: list[str]) -> None:
+    result = flow(_ENDS, "--pdb", "-k", "flaky", *options, stdin="c\nc\n")
 
-    assert result.ret == pytest.ExitCode.OK
-    assert result.parseoutcomes() == {"passed": 1, "retried": 2, "deselected": 7}
-    assert result.stdout.str().count("entering PDB") == 2
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert result.parseoutcomes() == {"failed": 1, "deselected": 7}
+    assert result.stdout.str().count("entering PDB") == 1
+    result.stdout.fnmatch_lines(["*= flowforge =*", "--pdb: failed tasks are not tried again"])
+
+
+def test_with_pdb_nothing_is_said_where_nothing_would_be_tried_again(flow: Flow) -> None:
+    result = flow("def flow_fails(): assert False", "--pdb", stdin="c\n")
+
+    assert result.parseoutcomes() == {"failed": 1}
+    result.stdout.no_fnmatch_line("*tried again*")
 
 
 def test_trace_stops_at_the_start_of_a_task_and_keeps_its_result(flow: Flow) -> None:
@@ -533,3 +542,65 @@ def test_what_depends_on_a_file_that_can_not_be_imported_never_runs(flow: Flow, 
     # One file is one error, and the way our plugin has found it is nobody's business.
     assert result.stdout.str().count("No module named 'nothing_such_anywhere'") == 1
     result.stdout.no_fnmatch_line("*FileNotCollected*")
+
+
+def test_a_line_a_task_says_how_long_it_took_and_lists_do_not(flow: Flow) -> None:
+    source = """
+        import pytest, time
+
+        @pytest.mark.retry(1)
+        def flow_bad():
+            time.sleep(0.05)
+            raise ValueError
+
+        def flow_a():
+            time.sleep(0.2)
+    """
+    for how in ((), ("--ff-executor", "thread"), ("-n", "1")):
+        result = flow(source, "-v", "--tb=no", *how)
+        lines = result.stdout.lines
+        assert any(re.search(r"RETRY \(0\.\d\ds\)", line) for line in lines), lines
+        assert any(re.search(r"FAILED \(0\.\d\ds, attempt 2\)", line) for line in lines), lines
+        assert any(re.search(r"PASSED \([\d.]{4}s\)", line) for line in lines), lines
+        result.stdout.fnmatch_lines(["FAILED flow_it.py::flow_bad - ValueError"])
+        result.stdout.no_fnmatch_line("took *")
+
+
+def test_where_the_time_went_is_said_when_asked_for(flow: Flow) -> None:
+    result = flow("def flow_a(): ...\ndef flow_b(a): ...", "-vv")
+
+    result.stdout.fnmatch_lines(["took * for * of work (* x)", "critical path: a * > b *", "slowest: *"])
+
+
+@pytest.mark.parametrize("how", [(), ("--ff-executor", "thread"), ("-n", "2")], ids=["local", "thread", "process"])
+def test_what_a_task_has_written_stands_below_its_line_when_everything_is_asked_for(
+    flow: Flow, how: tuple[str, ...]
+) -> None:
+    source = """
+        import logging, sys
+
+        def flow_a():
+            print("first \\x1b]0;title\\x07\\x1b[31mred\\x1b[0m")
+            logging.getLogger("x").warning("careful")
+            print("second")
+
+        def flow_b(a):
+            print("bad luck", file=sys.stderr)
+    """
+    result = flow(source, "-vv", *how)
+
+    result.stdout.fnmatch_lines(
+        [
+            "*PASSED (*",
+            "*- flow_it.py::flow_a: Captured stdout call -*",
+            "first \\x1b]0;title\\x07\x1b[[]31mred\x1b[[]0m",
+            "second",
+            "*- flow_it.py::flow_a: Captured log call -*",
+            "*careful",
+            "*PASSED (*",
+            "*- flow_it.py::flow_b: Captured stderr call -*",
+            "bad luck",
+        ]
+    )
+    flow({}, "-vv", "--show-capture=no", *how).stdout.no_fnmatch_line("*bad luck*")
+    flow({}, "-v", *how).stdout.no_fnmatch_line("*bad luck*")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tests.plugin.conftest import Flow
 
     Edges = dict[str, list[str]]
-    Run = Callable[[Workflow, Style], list[str]]
+    Run = Callable[..., list[str]]
 
 _STYLES = pytest.mark.parametrize("style", Style, ids=lambda style: style.value)
 
@@ -105,8 +105,8 @@ def run(flow: Flow, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) 
     log = pytester.path / "log.jsonl"
     monkeypatch.setenv(wfformat.LOG, str(log))
 
-    def run(workflow: Workflow, style: Style) -> list[str]:
-        result = flow(wfformat.flow_source(workflow, style), "-q")
+    def run(workflow: Workflow, style: Style, *options: str) -> list[str]:
+        result = flow(wfformat.flow_source(workflow, style), "-q", *options)
         assert result.ret == pytest.ExitCode.OK
         result.assert_outcomes(passed=len(workflow.tasks))
         return wfformat.complaints(workflow, log.read_text(encoding="ascii"))
@@ -120,6 +120,19 @@ def test_families_of_workflows(family: str, style: Style, run: Run) -> None:
     workflow = wfformat.parse(_document(_FAMILIES[family]), family)
 
     assert run(workflow, style) == []
+
+
+_PARALLEL = pytest.mark.parametrize(
+    "options", [("-n", "2"), ("--ff-executor", "thread", "--ff-workers", "16")], ids=["processes", "threads"]
+)
+
+
+@_PARALLEL
+@pytest.mark.parametrize("family", _FAMILIES)
+def test_families_of_workflows_side_by_side(family: str, options: tuple[str, ...], run: Run) -> None:
+    workflow = wfformat.parse(_document(_FAMILIES[family]), family)
+
+    assert run(workflow, Style.PARAMETERS, *options) == []
 
 
 @_STYLES
@@ -171,6 +184,12 @@ def _recordings() -> Iterator[Any]:
 @pytest.mark.parametrize("path", [*_recordings()])
 def test_recorded_workflows(path: Path, style: Style, run: Run) -> None:
     assert run(wfformat.read(path), style) == []
+
+
+@_PARALLEL
+@pytest.mark.parametrize("path", [*_recordings()])
+def test_recorded_workflows_side_by_side(path: Path, options: tuple[str, ...], run: Run) -> None:
+    assert run(wfformat.read(path), Style.UPSTREAM, *options) == []
 
 
 # The reader and the judge, which everything above relies on.

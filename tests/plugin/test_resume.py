@@ -160,8 +160,6 @@ _DYING = """
     ("die", "status"),
     [
         pytest.param("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL, id="SIGKILL"),
-        pytest.param("os.kill(os.getpid(), signal.SIGTERM)", -signal.SIGTERM, id="SIGTERM"),
-        pytest.param("os.kill(os.getpid(), signal.SIGHUP)", -signal.SIGHUP, id="SIGHUP"),
         pytest.param("os.abort()", -signal.SIGABRT, id="abort"),
         pytest.param("ctypes.CDLL(None)._exit(0)", 0, id="exit behind the back of Python"),
     ],
@@ -181,6 +179,25 @@ def test_after_a_kill_all_that_had_finished_is_reused(
     assert reused_in(result) == {"first", "second"}
     result.stdout.fnmatch_lines(["flowforge: 1 task was running when * ended and will run again: load"])
     assert reasons_in(result) == {"load": "was running when the run ended", "after": "never started"}
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_run_that_is_asked_to_end_does_so_as_after_ctrl_c(
+    flow: Flow, log: Log, pytester: pytest.Pytester, name: str
+) -> None:
+    first = flow(_DYING.format(die=f"os.kill(os.getpid(), signal.{name})"))
+
+    assert first.ret == pytest.ExitCode.INTERRUPTED
+    first.stdout.fnmatch_lines(["1 interrupted: load", f"*KeyboardInterrupt: {name}*"])
+    assert log() == ["first", "second", "load"]
+
+    make_ready(pytester)
+    result = flow({}, "-v", "--ff-resume")
+
+    assert result.ret == _OK
+    assert log() == ["load", "after 3"]
+    assert reused_in(result) == {"first", "second"}
+    assert reasons_in(result) == {"load": "was interrupted", "after": "was blocked"}
 
 
 def test_a_run_that_was_killed_is_named_by_the_next_one(flow: Flow, log: Log, pytester: pytest.Pytester) -> None:

@@ -1054,6 +1054,7 @@ def test_the_unspeakable_is_spoken_of_downstream(flow: Flow) -> None:
 
 
 _INTERRUPTED = """
+    import signal
     import pytest
     from log import log
 
@@ -1086,7 +1087,7 @@ _INTERRUPTED = """
 
 
 def test_an_interrupt_ends_the_run_after_its_clean_up(flow: Flow, log: Log) -> None:
-    result = flow(_INTERRUPTED.format(action="raise KeyboardInterrupt"))
+    result = flow(_INTERRUPTED.format(action="signal.raise_signal(signal.SIGINT)"))
 
     assert result.ret == pytest.ExitCode.INTERRUPTED
     assert log() == ["first", "tidied", "tidied", "clean up blocked", "tidied", "server stopped"]
@@ -1102,7 +1103,7 @@ def test_a_task_may_end_the_run_with_a_status_of_its_own(flow: Flow, log: Log) -
 
 
 def test_what_an_interrupt_leaves_undone_is_named(flow: Flow, log: Log) -> None:
-    result = flow(_INTERRUPTED.format(action="raise KeyboardInterrupt"))
+    result = flow(_INTERRUPTED.format(action="signal.raise_signal(signal.SIGINT)"))
 
     assert "never" not in log()
     result.stdout.fnmatch_lines(
@@ -1112,16 +1113,17 @@ def test_what_an_interrupt_leaves_undone_is_named(flow: Flow, log: Log) -> None:
 
 def test_a_second_interrupt_ends_the_run_without_clean_up(flow: Flow, log: Log) -> None:
     source = """
+        import signal
         import pytest
         from log import log
 
         def flow_first():
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
 
         @pytest.mark.depends_on("first", when="always")
         def flow_clean_up():
             log("clean up")
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
 
         @pytest.mark.depends_on("clean_up", when="always")
         def flow_more():

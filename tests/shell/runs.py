@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_flowforge.core.engine import Engine, RunPolicy
 from pytest_flowforge.core.graph import TaskGraph
-from pytest_flowforge.core.messages import Event, RunBegan, RunEnded, StartAttempt
+from pytest_flowforge.core.messages import Event, RunBegan, RunEnded, StartAttempt, TaskMoved
 from pytest_flowforge.core.model import Outcome, Success, Task, TaskId
 from pytest_flowforge.driver import Driver
 from pytest_flowforge.ports import Job
@@ -25,7 +25,10 @@ def job_for(command: StartAttempt) -> Job:
 
 
 class Run:
-    """Everything a driver needs, scripted; ``log`` is what happened in the order in which it did."""
+    """Everything a driver needs, scripted; ``log`` is what happened in the order in which it did.
+
+    ``grace`` is the engine's, after time-outs; the driver's, after an interrupt, is ``patience``.
+    """
 
     def __init__(
         self,
@@ -42,6 +45,7 @@ class Run:
         self.log: list[str] = []
         self.values: dict[str, Any] = {}
         options.setdefault("make_job", job_for)
+        options["grace"] = options.pop("patience", 0.0)
         self.driver = Driver(
             self.engine, self.executor, sinks=[self.note], clock=self.clock, on_value=self.keep, **options
         )
@@ -55,7 +59,7 @@ class Run:
             self.log.append("began")
         elif isinstance(event, RunEnded):
             self.log.append(f"ended {event.stopped}".strip())
-        else:
+        elif isinstance(event, TaskMoved):
             self.log.append(f"{event.task} {event.after.value}")
 
     def keep(self, task: TaskId, value: Any) -> None:

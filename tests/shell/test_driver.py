@@ -10,11 +10,12 @@ import pytest
 from pytest_flowforge.core.engine import Engine
 from pytest_flowforge.core.graph import TaskGraph
 from pytest_flowforge.core.messages import Event, RunEnded, Signal, StartAttempt, StopRequested, TaskMoved
-from pytest_flowforge.core.model import Failure, FailureKind, Outcome, Success, TaskId, Trigger
+from pytest_flowforge.core.model import Failure, FailureKind, Outcome, Success, Task, TaskId, Trigger
 from pytest_flowforge.core.retry import RetryPolicy
 from pytest_flowforge.core.states import TaskState
-from pytest_flowforge.driver import Driver, SystemClock, interrupted, qualified_mro
+from pytest_flowforge.driver import Driver, SystemClock, interrupted
 from pytest_flowforge.executors.inline import InlineExecutor
+from pytest_flowforge.failures import qualified_mro
 from pytest_flowforge.ports import Finished, Job
 from pytest_flowforge.testing import FakeClock, ScriptedExecutor
 from tests.shell.runs import Run, job_for, task
@@ -71,8 +72,8 @@ def test_workers_come_and_go() -> None:
     run.driver.run()
     assert run.engine.done
     assert run.log.index("c running") > run.log.index("a success"), "seen with the ends it came with, not before"
-    assert run.clock.slept == [0.05], "nobody there, until somebody came"
-    assert run.clock.now() == 3.05
+    assert run.clock.slept == [], "that somebody came or went is news, and no reason to pause"
+    assert run.clock.now() == 3.0
 
 
 def test_retries_are_waited_for() -> None:
@@ -183,7 +184,7 @@ def test_an_interrupt_ends_what_ran_cleans_up_and_is_raised_again(raised: BaseEx
         run.driver.run()
     assert caught.value is raised
     assert run.states == {"a": "interrupted", "b": "blocked", "c": "pending", "tidy": "success"}
-    assert run.executed == ["start a 1", "cancel a 1", "start tidy 1"]
+    assert run.executed == ["start a 1", "interrupt  0", "cancel a 1", "start tidy 1"]
     assert run.log[-1] == f"ended {type(raised).__name__}: {raised}"
     assert run.executor.closed
 
@@ -204,7 +205,7 @@ def test_others_that_run_are_interrupted_and_cancelled_as_well() -> None:
     with pytest.raises(KeyboardInterrupt):
         run.driver.run()
     assert run.states == {"a": "interrupted", "b": "interrupted"}
-    assert run.executed[-2:] == ["cancel a 1", "cancel b 1"]
+    assert run.executed[-3:] == ["interrupt  0", "cancel a 1", "cancel b 1"]
 
 
 def test_who_handles_interrupts_may_let_others_finish() -> None:
@@ -290,7 +291,7 @@ def test_an_interrupt_while_jobs_are_made_leaves_nothing_behind() -> None:
     with pytest.raises(KeyboardInterrupt):
         run.driver.run()
     assert set(run.states.values()) == {"interrupted"}
-    assert run.executed == ["start a 1", "cancel a 1", "cancel b 1", "cancel c 1"]
+    assert run.executed == ["start a 1", "interrupt  0", "cancel a 1", "cancel b 1", "cancel c 1"]
 
 
 @pytest.mark.parametrize("error", [OSError("full"), KeyboardInterrupt()])
@@ -309,7 +310,7 @@ def test_a_sink_that_raises_stops_the_run_in_order_and_the_others_are_still_told
     assert run.states == {"a": "success", "b": "pending", "tidy": "success"}
     assert run.log.count("a success") == 1
     assert len(told) == len({id(event) for event in told})
-    assert run.executed == ["start a 1", "start tidy 1"]
+    assert run.executed == ["start a 1", "interrupt  0", "start tidy 1"]
     assert run.executor.closed
 
 
@@ -335,6 +336,72 @@ def test_a_result_that_can_not_be_kept_is_no_success() -> None:
     assert run.states == {"a": "failed", "b": "blocked"}
 
 
+def test_what_conclude_makes_of_an_end_is_what_has_become_of_the_attempt() -> None:
+    def conclude(end: Finished) -> Finished:
+        run.log.append(f"conclude {end.task}")
+        return verdicts.get(end.task, end)
+
+    verdicts: dict[str, Finished] = {
+        "a": Finished(TaskId("a"), 1, Success(), "unpacked"),
+        "b": Finished(TaskId("b"), 1, BOOM),
+        "c": Finished(TaskId("elsewhere"), 7, Success(), 1),
+    }
+    run = Run(task("a"), task("b"), task("c"), task("d"), outcomes={("d", 1): BOOM}, slots=4, conclude=conclude)
+    run.driver.run()
+    assert run.states == {"a": "success", "b": "failed", "c": "success", "d": "failed"}
+    assert run.values["a"] == "unpacked"
+    assert "b" not in run.values
+    assert run.log[5:] == [
+        "conclude a",
+        "a = unpacked",
+        "conclude b",
+        "conclude c",
+        "elsewhere = 1",
+        "conclude d",
+        "a success",
+        "b failed",
+        "c success",
+        "d failed",
+        "ended",
+    ]
+
+
+def test_a_conclusion_that_raises_is_a_failure_like_any_other() -> None:
+    def conclude(end: Finished) -> Finished:
+        if end.attempt == 1:
+            msg = "half a result"
+            raise EOFError(msg)
+        return end
+
+    run = Run(task("a", retry=RetryPolicy(1, on=("builtins.EOFError",))), task("b"), conclude=conclude)
+    run.driver.run()
+    assert run.states == {"a": "success", "b": "failed"}
+    assert list(run.values) == ["a"]
+
+
+def test_what_no_longer_counts_is_not_concluded() -> None:
+    class Talkative(ScriptedExecutor):
+        """Reports what was cancelled, what nobody has started, and everything twice."""
+
+        def cancel(self, task: TaskId, attempt: int) -> None:
+            pass
+
+        def wait(self, timeout: float | None) -> Sequence[Finished]:
+            finished = super().wait(timeout)
+            return [*finished, Finished(TaskId("b"), 3, Success()), *finished]
+
+    def conclude(end: Finished) -> Finished:
+        concluded.append((end.task, end.attempt, run.clock.now()))
+        return end
+
+    concluded: list[tuple[str, int, float]] = []
+    run = Run(task("a", timeout=1.0, retry=RetryPolicy(1)), task("b", "a"), grace=0.0, conclude=conclude)
+    run.driver._executor = Talkative(run.clock, seconds={("a", 1): 1.5, ("a", 2): 0.75})
+    run.driver.run()
+    assert concluded == [("a", 2, 1.75), ("b", 1, 2.75)]
+    assert run.log.count("a = a") + run.log.count("a = A") == 1
+
+
 def test_interrupted_names_every_attempt_in_flight() -> None:
     run = Run(task("a"), task("b"))
     assert interrupted(run.engine, "x", 7.0) == [StopRequested("x", 7.0)]
@@ -342,6 +409,220 @@ def test_interrupted_names_every_attempt_in_flight() -> None:
 
 def test_classes_travel_by_name() -> None:
     assert qualified_mro(FileNotFoundError())[:2] == ("builtins.FileNotFoundError", "builtins.OSError")
+
+
+# An executor that is lost.
+
+
+def test_when_the_executor_is_lost_the_run_ends_and_what_ended_before_counts() -> None:
+    class Dying(ScriptedExecutor):
+        def wait(self, timeout: float | None) -> Sequence[Finished]:
+            finished = super().wait(timeout)
+            if self._clock.now() >= 2.0:
+                self.lost, self.available = "every worker died", 0
+            return finished
+
+    tasks = [task("a"), task("b", "a"), task("c"), task("d", "b"), task("tidy", "d", when=Trigger.ALWAYS)]
+    run = Run(*tasks, slots=2)
+    run.driver._executor = run.executor = Dying(run.clock, seconds={("c", 1): math.inf}, slots=2)
+    run.driver.run()
+    assert run.states == {"a": "success", "b": "success", "c": "crashed", "d": "blocked", "tidy": "blocked"}
+    assert run.executed == ["start a 1", "start c 1", "start b 1", "cancel c 1"]
+    assert run.log[-1] == "ended"
+    assert run.engine.stopped == ""
+    assert run.executor.closed
+
+
+def test_an_executor_that_never_was_there_starts_nothing() -> None:
+    run = Run(task("a"), task("tidy", "a", when=Trigger.ALWAYS), slots=0)
+    run.executor.lost = "no worker could be started"
+    run.driver.run()
+    assert run.states == {"a": "blocked", "tidy": "blocked"}
+    assert run.executed == []
+
+
+def test_an_executor_may_be_lost_while_jobs_are_handed_to_it() -> None:
+    def make_job(command: StartAttempt) -> Job:
+        run.executor.lost = "broken pipe"
+        raise BrokenPipeError(command)
+
+    run = Run(task("a"), task("b", "a"), task("c"), make_job=make_job)
+    run.driver.run()
+    assert run.states == {"a": "failed", "b": "blocked", "c": "blocked"}
+
+
+class Rescued(ScriptedExecutor):
+    """Lost when a second has passed, but for clean-up."""
+
+    def wait(self, timeout: float | None) -> Sequence[Finished]:
+        finished = super().wait(timeout)
+        self.lost, self.available = "every worker died", 1
+        return finished
+
+
+def _rescued(**outcomes: Outcome | BaseException) -> Run:
+    tidy = [task(name, "b", when=Trigger.ALWAYS) for name in ("tidy", "last")]
+    run = Run(task("a"), task("hangs"), task("b", "a"), *tidy, slots=2)
+    found = {(name, 1): outcome for name, outcome in outcomes.items()}
+    run.driver._executor = run.executor = Rescued(run.clock, found, seconds={("hangs", 1): math.inf}, slots=2)
+    return run
+
+
+def test_an_executor_that_is_lost_and_has_slots_does_the_clean_up() -> None:
+    run = _rescued()
+    run.driver.run()
+    assert run.states == {"a": "success", "hangs": "crashed", "b": "blocked", "tidy": "success", "last": "success"}
+    assert run.executed[2:] == ["cancel hangs 1", "start tidy 1", "start last 1"]
+    assert run.clock.now() == 3.0
+
+
+def test_an_interrupt_ends_clean_up_that_is_all_there_is() -> None:
+    run = _rescued(tidy=KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        run.driver.run()
+    assert run.states == {"a": "success", "hangs": "crashed", "b": "blocked", "tidy": "interrupted", "last": "pending"}
+    assert run.executed[3:] == ["start tidy 1", "cancel tidy 1"]
+    assert run.log[-1] == "ended KeyboardInterrupt"
+
+
+# A grace for what runs when the run is interrupted.
+
+
+class Interrupted(Run):
+    """A run that somebody interrupts at a time, as a signal handler would: while its executor is waited for."""
+
+    def __init__(self, *tasks: Task, at: tuple[float, ...] = (2.0,), patience: float = 5.0, **options: Any) -> None:
+        super().__init__(*tasks, patience=patience, **options)
+        self.raised = [KeyboardInterrupt(f"at {time:g}") for time in at]
+        self.coming = list(zip(at, self.raised, strict=True))
+        wait = self.executor.wait
+
+        def interruptible(timeout: float | None) -> Sequence[Finished]:
+            at, raised = self.coming[0] if self.coming else (math.inf, KeyboardInterrupt())
+            left = at - self.clock.now()
+            if timeout is not None and timeout < left:
+                return wait(timeout)
+            finished = wait(None if math.isinf(left) else left)
+            if not finished and self.coming:
+                self.coming.pop(0)
+                raise raised
+            return finished
+
+        self.executor.wait = interruptible  # type: ignore[method-assign]
+
+    def run(self) -> None:
+        with pytest.raises(KeyboardInterrupt) as caught:
+            self.driver.run()
+        assert caught.value is self.raised[0]
+
+
+def test_what_ends_within_the_grace_counts_as_what_it_is_and_the_rest_is_interrupted() -> None:
+    seconds = {("good", 1): 3.0, ("bad", 1): 4.0, ("brink", 1): 7.0, ("hangs", 1): math.inf}
+    tasks = [
+        task("good"),
+        task("bad", retry=RetryPolicy(2)),
+        task("brink"),
+        task("hangs"),
+        task("next", "good"),
+        task("after", "hangs"),
+    ]
+    run = Interrupted(*tasks, seconds=seconds, outcomes={("bad", 1): BOOM}, slots=4)
+    run.run()
+    assert run.states == {
+        "good": "success",
+        "bad": "failed",
+        "brink": "success",
+        "hangs": "interrupted",
+        "next": "pending",
+        "after": "pending",
+    }, "what depends on hangs was given up when the run was stopped, before anybody knew"
+    assert run.executed[4:] == ["interrupt  0", "cancel hangs 1"]
+    assert run.values.keys() == {"good", "brink"}
+    assert run.clock.now() == 7.0
+    assert run.log[-1] == "ended KeyboardInterrupt: at 2"
+
+
+def test_a_run_whose_tasks_end_within_the_grace_does_not_wait_for_the_rest_of_it() -> None:
+    run = Interrupted(task("a"), task("b"), seconds={("a", 1): 3.0}, patience=1000.0)
+    run.run()
+    assert run.states == {"a": "success", "b": "pending"}
+    assert run.clock.now() == 3.0
+
+
+def test_clean_up_may_start_within_the_grace_and_is_not_cut_off_by_it() -> None:
+    tidy = [task("tidy", "a", when=Trigger.ALWAYS), task("last", "b", when=Trigger.ALWAYS)]
+    seconds = {("a", 1): 3.0, ("b", 1): math.inf, ("tidy", 1): 30.0}
+    run = Interrupted(task("a"), task("b"), task("c"), *tidy, seconds=seconds, slots=2)
+    run.run()
+    assert run.states == {"a": "success", "b": "interrupted", "c": "pending", "tidy": "success", "last": "success"}
+    assert run.executed[2:] == ["interrupt  0", "start tidy 1", "cancel b 1", "start last 1"]
+    assert run.clock.now() == 33.0
+
+
+def test_a_second_interrupt_does_not_wait_for_the_grace() -> None:
+    tasks = [task("a"), task("tidy", "a", when=Trigger.ALWAYS)]
+    run = Interrupted(*tasks, at=(2.0, 3.0), seconds={("a", 1): math.inf}, patience=math.inf)
+    run.run()
+    assert run.states == {"a": "interrupted", "tidy": "pending"}
+    assert run.executed == ["start a 1", "interrupt  0", "cancel a 1"]
+    assert run.clock.now() == 3.0
+
+
+def test_without_a_grace_nothing_is_waited_for() -> None:
+    run = Interrupted(task("a"), patience=0.0, seconds={("a", 1): 3.0})
+    run.run()
+    assert run.states == {"a": "interrupted"}
+    assert run.executed == ["start a 1", "interrupt  0", "cancel a 1"]
+    assert run.clock.now() == 2.0
+
+
+def test_what_no_executor_has_yet_gets_no_grace() -> None:
+    def make_job(command: StartAttempt) -> Job:
+        if command.task == "cut off":
+            raise KeyboardInterrupt
+        if command.task == "not made":
+            raise ValueError
+        return job_for(command)
+
+    tasks = [task("started"), task("not made"), task("cut off"), task("too late")]
+    run = Run(*tasks, make_job=make_job, slots=4, seconds={("started", 1): 2.0}, patience=60.0)
+    with pytest.raises(KeyboardInterrupt):
+        run.driver.run()
+    assert run.states == {
+        "started": "success",
+        "not made": "failed",
+        "cut off": "interrupted",
+        "too late": "interrupted",
+    }
+    assert run.executed == ["start started 1", "interrupt  0", "cancel cut off 1", "cancel too late 1"]
+    assert run.clock.now() == 2.0
+
+
+@pytest.mark.parametrize("patience", [0.0, 60.0])
+def test_ends_that_came_before_an_interrupt_are_not_lost_when_there_is_a_grace(patience: float) -> None:
+    def conclude(end: Finished) -> Finished:
+        if end.task == "b":
+            raise KeyboardInterrupt
+        return end
+
+    run = Run(*map(task, "abc"), slots=3, conclude=conclude, patience=patience)
+    with pytest.raises(KeyboardInterrupt):
+        run.driver.run()
+    if patience:
+        assert run.states == {"a": "success", "b": "interrupted", "c": "success"}
+        assert run.executed[3:] == ["interrupt  0", "cancel b 1"]
+    else:
+        assert run.states == dict.fromkeys("abc", "interrupted")
+    assert run.clock.now() == 1.0
+
+
+def test_an_executor_that_can_not_interrupt_is_a_second_reason_to_end() -> None:
+    run = Interrupted(task("a"), task("tidy", "a", when=Trigger.ALWAYS), seconds={("a", 1): math.inf})
+    run.executor.interrupt = lambda: 1 / 0  # type: ignore[method-assign,assignment]
+    run.run()
+    assert run.states == {"a": "interrupted", "tidy": "pending"}
+    assert run.executed == ["start a 1", "cancel a 1"]
+    assert run.clock.now() == 2.0
 
 
 # The executor in this process.
@@ -361,7 +642,9 @@ def test_the_inline_executor_does_the_work_while_it_is_waited_for() -> None:
     executor.start(Job(TaskId("c"), 1, work, {"word": "never"}))
     executor.cancel(TaskId("c"), 1)
     executor.cancel(TaskId("unknown"), 1)
+    executor.interrupt()
     assert executor.slots == 1
+    assert executor.lost == ""
     assert done == []
     assert executor.wait(None) == (Finished(TaskId("a"), 1, Success(), 3),)
     assert executor.wait(0.0) == (Finished(TaskId("b"), 2, Success(), 5),)

@@ -1,0 +1,108 @@
+"""Calls of tasks in pools of other processes and interpreters: what is sent, and what is made of the answer."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import cloudpickle
+import pytest
+
+from pytest_flowforge.core.model import Outcome, Success
+from pytest_flowforge.executors.calls import START, Returned, pack, perform, unpack
+from pytest_flowforge.plugin.boards import address_of, memory
+from pytest_flowforge.plugin.bodies import Body
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from pytest_flowforge.plugin.entries import Entry
+    from pytest_flowforge.ports import Job
+
+__all__ = ["Starts", "answer_of", "order_of", "travel_by_value"]
+
+
+class Starts:
+    """When calls have begun that other processes make."""
+
+    def __init__(self) -> None:
+        self._file = memory()
+        self._number = 0
+
+    @property
+    def are_told(self) -> bool:
+        """Whether there is any place where that could be told."""
+        return self._file is not None
+
+    def new(self) -> tuple[str, int] | None:
+        """Where one more call is to tell that it begins."""
+        if self._file is None:
+            return None
+        self._number += 1
+        return address_of(self._file), self._number * START.size
+
+    def of(self, place: tuple[str, int] | None) -> float:
+        """When the call has begun that tells it there, by the monotonic clock; 0 if it has not, or does not tell."""
+        if place is None or self._file is None:
+            return 0.0
+        found = os.pread(self._file, START.size, place[1])
+        return float(START.unpack(found)[0]) if len(found) == START.size else 0.0
+
+    def close(self) -> None:
+        """Give the memory back."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+def travel_by_value(entries: Iterable[Entry]) -> None:
+    """Let functions and classes of these flow files be sent as what they are, not as names that others must know."""
+    for name in {entry.item.module.__name__ for entry in entries}:
+        if name in sys.modules:
+            cloudpickle.register_pickle_by_value(sys.modules[name])
+
+
+def order_of(job: Job) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """What is sent for a job; raises what pickling raises."""
+    body = getattr(job.call, "__self__", None)
+    if not isinstance(body, Body):
+        # It has ended already, and only that is to be told.
+        return _nothing, ()
+    filters = warnings.filters if body.output.filters is None else body.output.filters
+    return perform, (pack(body.function, body.arguments, filters), body.tell)
+
+
+def answer_of(job: Job, payload: Any) -> tuple[Outcome, Any]:
+    """What a job came to."""
+    body = getattr(job.call, "__self__", None)
+    if not isinstance(body, Body):
+        return job.call()
+    came = unpack(payload)
+    body.value, body.error, body.trace = came.value, _error(came), came.trace
+    body.start, body.seconds, body.measures = came.start, came.seconds, came.measures
+    body.output.stdout.write(came.stdout)
+    body.output.stderr.write(came.stderr)
+    body.output.records.extend(came.records)
+    for text, category, filename, line in came.warnings:
+        body.output.warnings.append(warnings.WarningMessage(category(text), category, filename, line))
+    return Success(), body
+
+
+def _error(came: Returned) -> BaseException | None:
+    if came.outcome is None:
+        return came.error
+    name, facts = came.outcome
+    text = str(facts.get("msg") or "")
+    if name == "Skipped":
+        return pytest.skip.Exception(text)
+    if name == "XFailed":
+        return pytest.xfail.Exception(text)
+    if name == "Exit":
+        return pytest.exit.Exception(text, facts.get("returncode"))
+    return pytest.fail.Exception(text, pytrace=bool(facts.get("pytrace", True)))
+
+
+def _nothing() -> None:
+    """Done in a pool for a task whose call is not made."""

@@ -1,0 +1,189 @@
+"""What workers write down for a controller that can not ask them, and the time limits of calls made elsewhere."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_flowforge.core.model import TaskId
+from pytest_flowforge.executors.calls import pack, perform
+from pytest_flowforge.plugin.boards import Board, WorkersBoard, readable
+from pytest_flowforge.plugin.bodies import Body
+from pytest_flowforge.plugin.call_limits import CallLimits
+from pytest_flowforge.plugin.travelling import Starts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_flowforge.ports import Key
+
+needs_proc = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is shared through /proc")
+
+
+@pytest.fixture
+def board() -> Iterator[Board]:
+    board = Board.make()
+    assert board is not None
+    yield board
+    board.close()
+
+
+@needs_proc
+def test_whose_time_runs_and_since_when(board: Board) -> None:
+    worker = WorkersBoard(board.address)
+    assert board.read() is None
+    worker.is_about(7, 2)
+    assert board.read() is None, "that alone takes no time"
+    before = time.monotonic()
+    worker.begins(60.0)
+    entry = board.read()
+    assert entry is not None
+    assert entry[:2] == (7, 2)
+    assert before <= entry.since <= time.monotonic()
+    assert worker.ends() == 0
+    assert board.read() is None
+
+
+@needs_proc
+def test_where_a_process_stands_that_keeps_its_interpreter_to_itself(board: Board) -> None:
+    source = f"""
+import threading, time
+from collections import deque
+from itertools import repeat
+from pytest_flowforge.plugin.boards import WorkersBoard
+
+def stuck():
+    deque(repeat(0), maxlen=0)
+
+def beside():
+    time.sleep(60)
+
+worker = WorkersBoard({board.address!r})
+threading.Thread(target=beside, daemon=True).start()
+worker.is_about(1, 1)
+worker.begins(1.0)
+stuck()
+"""
+    process = subprocess.Popen([sys.executable, "-c", source])
+    try:
+        deadline = time.monotonic() + 20
+        while board.read() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        # On a busy machine it may take it longer to answer than the run would wait.
+        while "in stuck" not in board.stacks(process.pid):
+            assert time.monotonic() < deadline
+        while "in beside" not in board.stacks(process.pid):
+            assert time.monotonic() < deadline, "it can be asked again"
+    finally:
+        process.kill()
+        process.wait(10)
+    assert board.stacks(process.pid) == ""
+
+
+def test_without_a_board_nothing_is_written() -> None:
+    for address in (None, "/nowhere/at/all"):
+        worker = WorkersBoard(address)
+        worker.is_about(1, 1)
+        worker.begins(1.0)
+        worker.is_told()
+        worker.again()
+        worker.rest()
+        assert worker.ends() == 0
+
+
+def test_stacks_are_shown_as_python_does_without_what_is_no_tasks() -> None:
+    dump = """Thread 0x00007f0000000001 (most recent call first):
+  File "/x/site-packages/execnet/gateway_base.py", line 10 in read
+  File "/x/lib/threading.py", line 20 in run
+
+Thread 0x00007f0000000002 (most recent call first):
+  File "/flows/flow_a.py", line 30 in helper
+  File "/x/lib/threading.py", line 20 in run
+
+Current thread 0x00007f0000000003 (most recent call first):
+  File "/flows/flow_a.py", line 2 in inner
+  File "/flows/flow_a.py", line 1 in flow_a
+  File "/x/pytest_flowforge/plugin/pytest_internals.py", line 3 in call
+  File "/x/site-packages/_pytest/runner.py", line 4 in main
+"""
+    assert readable(dump) == (
+        "another thread:\n"
+        '  File "/x/lib/threading.py", line 20, in run\n'
+        '  File "/flows/flow_a.py", line 30, in helper\n'
+        '  File "/flows/flow_a.py", line 1, in flow_a\n'
+        '  File "/flows/flow_a.py", line 2, in inner\n'
+    )
+    assert readable("") == readable("nothing of the kind\n") == ""
+
+
+@needs_proc
+def test_calls_tell_when_they_begin() -> None:
+    starts = Starts()
+    first, second = starts.new(), starts.new()
+    assert first != second
+    assert starts.of(first) == starts.of(second) == 0.0
+    before = time.monotonic()
+    perform(pack(os.getpid, {}), second)
+    assert before <= starts.of(second) <= time.monotonic()
+    assert starts.of(first) == 0.0
+    perform(pack(os.getpid, {}), ("/nowhere/at/all", 8))
+    starts.close()
+    assert starts.new() is None
+    assert starts.of(second) == 0.0
+
+
+# ---- limits of calls -------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Settings:
+    timeout: float
+    func_only: bool = False
+
+
+def _key(name: str) -> Key:
+    return TaskId(name), 1
+
+
+def test_limits_of_calls_are_over_in_their_order_and_said_once() -> None:
+    begun: set[Key] = set()
+    limits = CallLimits(begun.__contains__)
+    now = time.monotonic()
+    bodies = {name: Body(print, {}) for name in "abcd"}
+    for name, seconds in (("a", 30.0), ("b", 10.0), ("c", 20.0), ("d", 40.0)):
+        limits.add(_key(name), _Settings(seconds), now, bodies[name])
+        bodies[name].start = time.time()
+    assert limits.next_due() == pytest.approx(now + 10, abs=1)
+    assert limits.overdue(now, ()) == []
+    # What has ended is not given up on, and what is gone has no limit.
+    limits.pop(_key("c"))
+    assert limits.overdue(now + 35, {_key("b")}) == [(_key("a"), 30.0)]
+    assert limits.next_due() == pytest.approx(now + 40, abs=1)
+    assert limits.overdue(now + 35, ()) == []
+    limits.pop(_key("d"))
+    assert limits.next_due() == math.inf
+    limits.close()
+
+
+def test_the_time_of_a_call_runs_when_it_has_begun() -> None:
+    limits = CallLimits(lambda _: False)
+    now = time.monotonic()
+    late, waits = Body(print, {}), Body(print, {})
+    limits.add(_key("late"), _Settings(10.0, func_only=True), now - 100, late)
+    limits.add(_key("waits"), _Settings(10.0), now, waits)
+    late.start = time.time() + 50
+    assert limits.overdue(now + 30, ()) == []
+    # The one that waits is looked at again, from then on.
+    assert limits.next_due() == pytest.approx(now + 40, abs=1)
+    waits.start = time.time()
+    assert limits.overdue(now + 45, ()) == [(_key("waits"), 10.0)]
+    assert limits.overdue(now + 55, ()) == []
+    assert limits.overdue(now + 65, ()) == [(_key("late"), 10.0)]
+    limits.close()
