@@ -21,6 +21,7 @@ from pytest_flowforge.plugin.travelling import Starts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from pytest_flowforge.ports import Key
 
@@ -52,7 +53,7 @@ def test_whose_time_runs_and_since_when(board: Board) -> None:
 
 
 @needs_proc
-def test_where_a_process_stands_that_keeps_its_interpreter_to_itself(board: Board) -> None:
+def test_where_a_process_stands_that_keeps_its_interpreter_to_itself(board: Board, tmp_path: Path) -> None:
     source = f"""
 import threading, time
 from collections import deque
@@ -71,7 +72,8 @@ worker.is_about(1, 1)
 worker.begins(1.0)
 stuck()
 """
-    process = subprocess.Popen([sys.executable, "-c", source])
+    # Elsewhere, so that it imports what is installed and not what lies beside the tests.
+    process = subprocess.Popen([sys.executable, "-c", source], cwd=tmp_path)
     try:
         deadline = time.monotonic() + 20
         while board.read() is None and time.monotonic() < deadline:
