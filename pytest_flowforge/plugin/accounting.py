@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_flowforge.core.messages import Event, InstancesAdded
-from pytest_flowforge.plugin.naming import plural
+from pytest_flowforge.wording import plural
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from pytest_flowforge.core.messages import StartAttempt
     from pytest_flowforge.core.model import Task, TaskId
     from pytest_flowforge.core.records import TaskRecord
+    from pytest_flowforge.interrupts import Interrupts
     from pytest_flowforge.plugin.checkpointing import Checkpointing, Reuse
     from pytest_flowforge.plugin.entries import Entry
     from pytest_flowforge.plugin.graphing import Blueprint
-    from pytest_flowforge.plugin.interrupts import Interrupts
     from pytest_flowforge.plugin.live_page import LivePage
     from pytest_flowforge.plugin.outcomes import Attempt
     from pytest_flowforge.plugin.reporting import Phase

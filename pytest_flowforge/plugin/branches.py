@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from pytest_flowforge.core.branching import branch_of
 from pytest_flowforge.core.graph import TaskGraph
 from pytest_flowforge.core.model import Failure, Success
-from pytest_flowforge.plugin.naming import quoted
 from pytest_flowforge.plugin.references import Ambiguous, BadReference, is_called, split
+from pytest_flowforge.wording import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

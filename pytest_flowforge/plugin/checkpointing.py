@@ -20,11 +20,11 @@ from pytest_flowforge.errors import CheckpointError, CheckpointLocked, Checkpoin
 from pytest_flowforge.keeping import Archive, Keeper
 from pytest_flowforge.plugin.fanning import FanOut, instance_test, label_of
 from pytest_flowforge.plugin.fingerprints import Fingerprints, digest_of_graph
-from pytest_flowforge.plugin.naming import plural
 from pytest_flowforge.plugin.options import Mode
 from pytest_flowforge.plugin.pytest_internals import make_cache_folder
 from pytest_flowforge.plugin.settings import settings_of
 from pytest_flowforge.report.changes import Change
+from pytest_flowforge.wording import plural
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence

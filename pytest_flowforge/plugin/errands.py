@@ -19,10 +19,10 @@ from pytest_flowforge.core.records import RunHeader
 from pytest_flowforge.errors import CheckpointError
 from pytest_flowforge.keeping import Archive, Keeper, Unreadable
 from pytest_flowforge.plugin.checkpoint_options import CheckpointOptions, Errand
-from pytest_flowforge.plugin.naming import plural
 from pytest_flowforge.plugin.settings import settings_of
 from pytest_flowforge.report import runs as report
 from pytest_flowforge.report.text import printable
+from pytest_flowforge.wording import plural
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

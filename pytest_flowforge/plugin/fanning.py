@@ -20,10 +20,10 @@ from pytest_flowforge.errors import FlowforgeError
 from pytest_flowforge.plugin.entries import Entry, task_id
 from pytest_flowforge.plugin.graphing import Needs
 from pytest_flowforge.plugin.items import adopt
-from pytest_flowforge.plugin.naming import quoted
 from pytest_flowforge.plugin.pytest_internals import another_item
 from pytest_flowforge.report.text import printable
 from pytest_flowforge.results import NoResult
+from pytest_flowforge.wording import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -13,8 +13,8 @@ from pytest_flowforge.codeprint import CodeDigest, CodePrinter
 from pytest_flowforge.codeprint.files import digests_of_files
 from pytest_flowforge.codeprint.values import parameter_digest, value_digest
 from pytest_flowforge.core.fingerprint import Fingerprint, digest_of
-from pytest_flowforge.plugin.naming import quoted
 from pytest_flowforge.plugin.pytest_internals import fixture_view
+from pytest_flowforge.wording import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -14,9 +14,9 @@ from pytest_flowforge.core.joining import Joined, NoMatch, Shape
 from pytest_flowforge.core.model import Task, TaskId, Trigger
 from pytest_flowforge.errors import Problem
 from pytest_flowforge.plugin.marks import BadMark, CacheRule, MapRule, Marks
-from pytest_flowforge.plugin.naming import quoted
 from pytest_flowforge.plugin.pytest_internals import FixtureView, fixture_view
 from pytest_flowforge.plugin.references import Ambiguous, BadReference, LostReference
+from pytest_flowforge.wording import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

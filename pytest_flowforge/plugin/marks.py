@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from dataclasses import dataclass
 from functools import cache
 from pathlib import PurePath
@@ -11,23 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_flowforge import rules
 from pytest_flowforge.core.model import Trigger
 from pytest_flowforge.core.retry import NO_RETRY, RetryPolicy
-from pytest_flowforge.failures import safe_text
-from pytest_flowforge.plugin.naming import quoted
 from pytest_flowforge.plugin.pytest_internals import time_settings
+from pytest_flowforge.rules import BadRule
+from pytest_flowforge.wording import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["BadMark", "CacheRule", "MapRule", "Marks", "Strategy", "qualified_name"]
+__all__ = ["BadMark", "CacheRule", "MapRule", "Marks"]
 
 
-_RULES = {rule.value: rule for rule in Trigger}
-
-
-class BadMark(ValueError):
-    """A mark with an argument that can not be meant; the text is for people."""
+#: A mark with an argument that can not be meant.
+BadMark = BadRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +102,7 @@ class Marks:
         """The trigger rule of the closest ``depends_on`` mark that gives one."""
         for _, mark in self._all("depends_on"):
             if "when" in mark.kwargs:
-                when = mark.kwargs["when"]
-                if isinstance(when, str) and when in _RULES:
-                    return _RULES[when]
-                msg = (
-                    f"depends_on(when={quoted(when)}): there is no such rule; use one of {', '.join(map(repr, _RULES))}"
-                )
-                raise BadMark(msg)
+                return rules.trigger("depends_on", mark.kwargs["when"])
         return Trigger.ALL_SUCCESS
 
     def retry(self, default: int) -> RetryPolicy:
@@ -119,29 +110,17 @@ class Marks:
         mark = self._closest("retry")
         if mark is None:
             return RetryPolicy(max_retries=default) if default else NO_RETRY
-        given = _bound(_retry_signature, mark)
-        delay = given["delay"]
-        return RetryPolicy(
-            max_retries=_whole("retry", "max_retries", given["max_retries"]),
-            delay=0.0 if callable(delay) else _number("retry", "delay", delay),
-            backoff=_number("retry", "backoff", given["backoff"]),
-            max_delay=None if given["max_delay"] is None else _number("retry", "max_delay", given["max_delay"]),
-            jitter=_number("retry", "jitter", given["jitter"], most=1.0),
-            on=_classes("on", given["on"]),
-            not_on=_classes("not_on", given["not_on"]),
-            wait=Strategy(delay) if callable(delay) else None,
-        )
+        policy = rules.retry(**_bound(rules.retry, mark))
+        if isinstance(policy.wait, rules.Strategy):
+            policy.wait.fatal = (KeyboardInterrupt, pytest.exit.Exception)
+        return policy
 
     def priority(self) -> int:
         """The number of the closest ``priority`` mark, else 0."""
         mark = self._closest("priority")
         if mark is None:
             return 0
-        number = _bound(_priority_signature, mark)["number"]
-        if isinstance(number, bool) or not isinstance(number, int):
-            msg = f"priority({quoted(number)}): give a whole number, as in priority(10)"
-            raise BadMark(msg)
-        return number
+        return rules.priority(_bound(_priority_signature, mark)["number"])
 
     def pools(self) -> tuple[tuple[str, int], ...]:
         """All pools that the ``pool`` marks ask for, with units; the closest mark wins for a pool named twice."""
@@ -151,12 +130,9 @@ class Marks:
                 msg = 'pool() names no pool: write pool("gpu") or pool(mem=8)'
                 raise BadMark(msg)
             for name in mark.args:
-                if not isinstance(name, str):
-                    msg = f'pool({quoted(name)}): a pool is named by a string, as in pool("gpu") or pool(mem=8)'
-                    raise BadMark(msg)
-                wanted.setdefault(name, 1)
+                wanted.setdefault(rules.pool_name(name), 1)
             for name, units in mark.kwargs.items():
-                wanted.setdefault(name, _whole("pool", name, units, least=1))
+                wanted.setdefault(name, rules.whole("pool", name, units, least=1))
         return tuple(wanted.items())
 
     def cache(self) -> CacheRule | None:
@@ -200,7 +176,7 @@ class Marks:
         if ids is not None and not callable(ids):
             msg = f"map(ids={quoted(ids)}): give a function that takes an element and returns a text"
             raise BadMark(msg)
-        return given["upstream"], None if limit is None else _whole("map", "limit", limit, least=1), ids
+        return given["upstream"], None if limit is None else rules.whole("map", "limit", limit, least=1), ids
 
     def check_timeout(self) -> None:
         """Raise BadMark for a ``timeout`` mark that pytest-timeout, whose mark that is, can make nothing of."""
@@ -217,23 +193,6 @@ class Marks:
     def exclusive(self) -> bool:
         """Whether the task asks to run alone."""
         return self._closest("exclusive") is not None
-
-
-def qualified_name(cls: type) -> str:
-    """The name by which a class travels: ``builtins.OSError``."""
-    return f"{cls.__module__}.{cls.__qualname__}"
-
-
-def _retry_signature(
-    max_retries: int,
-    delay: float = 0.0,
-    backoff: float = 1.0,
-    max_delay: float | None = None,
-    jitter: float = 0.0,
-    on: Any = (),
-    not_on: Any = (),
-) -> None:
-    """The arguments of the mark, for :func:`inspect.signature` only."""
 
 
 def _priority_signature(number: int) -> None:
@@ -279,7 +238,7 @@ _EXAMPLES = {"inputs": "raw/*.csv", "outputs": "model.bin", "env": "MODEL"}
 _signature = cache(inspect.signature)
 
 
-def _bound(signature: Callable[..., None], mark: pytest.Mark) -> dict[str, Any]:
+def _bound(signature: Callable[..., Any], mark: pytest.Mark) -> dict[str, Any]:
     try:
         bound = _signature(signature).bind(*mark.args, **mark.kwargs)
     except TypeError as error:
@@ -288,74 +247,3 @@ def _bound(signature: Callable[..., None], mark: pytest.Mark) -> dict[str, Any]:
         raise BadMark(msg) from None
     bound.apply_defaults()
     return dict(bound.arguments)
-
-
-def _whole(mark: str, name: str, value: object, *, least: int = 0) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        msg = f"{mark}({name}={quoted(value)}): give a whole number of {least} or more"
-        raise BadMark(msg)
-    return value
-
-
-def _number(mark: str, name: str, value: object, *, most: float = math.inf) -> float:
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and 0 <= value <= most:
-        return float(value)
-    bounds = "0 or more" if most == math.inf else f"0 to {most:g}"
-    msg = f"{mark}({name}={quoted(value)}): give a number, {bounds}"
-    raise BadMark(msg)
-
-
-def _classes(name: str, value: object) -> tuple[str, ...]:
-    classes = value if isinstance(value, (tuple, list)) else (value,)
-    for cls in classes:
-        if not (isinstance(cls, type) and issubclass(cls, BaseException)):
-            msg = f"retry({name}={quoted(value)}): give exception classes, as in {name}=(OSError,)"
-            raise BadMark(msg)
-    return tuple(qualified_name(cls) for cls in classes)
-
-
-class Strategy:
-    """A callable as a wait strategy: called with the number of the attempt that failed, or a tenacity wait object.
-
-    One that raises, or returns anything but a finite number of seconds, means no wait: the task's own failure must not
-    turn into one of the run. ``trouble`` then says what was wrong the first time; else it is empty.
-    """
-
-    def __init__(self, delay: Callable[..., Any]) -> None:
-        self._delay = delay
-        self._ask = _tenacious(delay) if type(delay).__module__.partition(".")[0] == "tenacity" else delay
-        self.trouble = ""
-
-    def __call__(self, attempt: int) -> float:
-        try:
-            answer = self._ask(attempt)
-        except (KeyboardInterrupt, pytest.exit.Exception):
-            raise
-        except BaseException as error:  # noqa: BLE001 - it is the user's function, and may raise anything
-            self._complain(f"raised {type(error).__name__}: {safe_text(error)}")
-            return 0.0
-        try:
-            seconds = float(answer)
-        except Exception:  # noqa: BLE001 - so may a method of what it returns
-            seconds = math.nan
-        if math.isfinite(seconds):
-            return seconds
-        self._complain(f"returned {quoted(answer)}, which is no number of seconds")
-        return 0.0
-
-    def _complain(self, what: str) -> None:
-        name = getattr(self._delay, "__qualname__", type(self._delay).__qualname__)
-        self.trouble = self.trouble or f"retry(delay={name}) {what}"
-
-
-def _tenacious(delay: Callable[..., Any]) -> Callable[[int], Any]:
-    def wait(attempt: int) -> Any:
-        from tenacity import RetryCallState  # noqa: PLC0415 - only who has tenacity comes here
-
-        # No wait object looks at what is tried again: there is only the number of the attempt.
-        nobody: Any = None
-        state = RetryCallState(retry_object=nobody, fn=None, args=(), kwargs={})
-        state.attempt_number = attempt
-        return delay(state)
-
-    return wait

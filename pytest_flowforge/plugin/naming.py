@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["FileNames", "FunctionNames", "plural", "quoted"]
+__all__ = ["FileNames", "FunctionNames"]
 
 _GLOB = "*?["
 
@@ -51,20 +50,6 @@ class FileNames:
     def stem(path: Path) -> str:
         """The short name of a flow file: ``flow_etl.py`` and ``etl_flow.py`` are both ``etl``."""
         return path.stem.removeprefix("flow_").removesuffix("_flow")
-
-
-def plural(count: int, noun: str) -> str:
-    """``1 task``, ``2 tasks``."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-_REPR = reprlib.Repr()
-_REPR.maxstring = _REPR.maxother = 120
-
-
-def quoted(value: object) -> str:
-    """The repr of *value*, which may be anything, in one short printable line."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in _REPR.repr(value))
 
 
 def _is_glob(pattern: str) -> bool:

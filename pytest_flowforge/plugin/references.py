@@ -13,7 +13,8 @@ import pytest
 from pytest_flowforge.core.model import Location, TaskId
 from pytest_flowforge.plugin.collecting import Origin, origin
 from pytest_flowforge.plugin.entries import Entry, TaskFunction
-from pytest_flowforge.plugin.naming import FileNames, quoted
+from pytest_flowforge.plugin.naming import FileNames
+from pytest_flowforge.wording import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -18,6 +18,7 @@ from pytest_flowforge.core.retry import NO_RETRY
 from pytest_flowforge.core.selection import Selection, select
 from pytest_flowforge.driver import SystemClock
 from pytest_flowforge.errors import GraphError, Problem, ResultError
+from pytest_flowforge.interrupts import Interrupts, TimeIsUp
 from pytest_flowforge.plugin import fixtures
 from pytest_flowforge.plugin.accounting import Accounting
 from pytest_flowforge.plugin.annotations import Annotations
@@ -30,11 +31,9 @@ from pytest_flowforge.plugin.drawing import draw_all, is_task
 from pytest_flowforge.plugin.fanning import FanOut, NotMappable
 from pytest_flowforge.plugin.fitting import fit, fitted
 from pytest_flowforge.plugin.graphing import Blueprint
-from pytest_flowforge.plugin.interrupts import Interrupts, TimeIsUp
 from pytest_flowforge.plugin.items import adopt
 from pytest_flowforge.plugin.leaving import Leaving
 from pytest_flowforge.plugin.local import LocalBackend
-from pytest_flowforge.plugin.naming import plural
 from pytest_flowforge.plugin.options import Mode, Options
 from pytest_flowforge.plugin.pytest_internals import probe
 from pytest_flowforge.plugin.references import Directory
@@ -49,6 +48,7 @@ from pytest_flowforge.plugin.watching import Watching
 from pytest_flowforge.plugin.xdist_internals import is_worker
 from pytest_flowforge.report.changes import explain_lines
 from pytest_flowforge.report.text import printable
+from pytest_flowforge.wording import plural
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator, Iterable, Mapping

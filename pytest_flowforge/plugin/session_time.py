@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pytest
 
     from pytest_flowforge.core.engine import Engine
-    from pytest_flowforge.plugin.interrupts import Interrupts
+    from pytest_flowforge.interrupts import Interrupts
 
 __all__ = ["SessionTime"]
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_flowforge.keeping import Settings
-from pytest_flowforge.plugin.naming import quoted
 from pytest_flowforge.storage.codec import JsonCodec, PickleCodec
+from pytest_flowforge.wording import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

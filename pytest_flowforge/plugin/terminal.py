@@ -11,12 +11,12 @@ from pytest_flowforge.core.plan import plan
 from pytest_flowforge.core.resume import IN_DOUBT
 from pytest_flowforge.errors import Problem
 from pytest_flowforge.plugin.checkpointing import Reuse
-from pytest_flowforge.plugin.naming import plural
 from pytest_flowforge.plugin.options import Format, Mode
 from pytest_flowforge.plugin.pytest_internals import redirect_terminal
 from pytest_flowforge.plugin.reporting import RETRIED
 from pytest_flowforge.report import text
 from pytest_flowforge.report.timing import timing_lines
+from pytest_flowforge.wording import plural
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping, Sequence
