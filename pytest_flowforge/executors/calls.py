@@ -12,7 +12,6 @@ import io
 import logging
 import os
 import re
-import struct
 import sys
 import threading
 import time
@@ -25,16 +24,14 @@ import cloudpickle
 
 from pytest_flowforge import measuring
 from pytest_flowforge.failures import Stranger, capped, qualified_members, qualified_mro, safe_text, shortened
+from pytest_flowforge.starts import START
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from pytest_flowforge.core.model import Measures
 
-__all__ = ["START", "Returned", "pack", "perform", "unpack"]
-
-#: When a call began, by the monotonic clock, which is the same in all processes of a machine.
-START = struct.Struct("<d")
+__all__ = ["Returned", "pack", "perform", "unpack"]
 
 
 @dataclass(slots=True)

@@ -18,15 +18,15 @@ import struct
 import time
 import traceback
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_flowforge.plugin.limits import Watch, is_in
+from pytest_flowforge.starts import address_of, memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Board", "Entry", "WorkersBoard", "address_of", "memory", "readable"]
+__all__ = ["Board", "Entry", "WorkersBoard", "readable"]
 
 #: A task by its place in the list that both sides have, the number of the attempt, and since when its time runs (by
 #: the monotonic clock, which is the same in all processes of a machine); 0 when no time runs.
@@ -94,21 +94,6 @@ class Board:
     def close(self) -> None:
         """Give the memory back."""
         os.close(self._file)
-
-
-def memory() -> int | None:
-    """Memory that other processes can open, as a file; None where there is no such thing."""
-    if not hasattr(os, "memfd_create") or not Path("/proc/self/fd").is_dir():
-        return None
-    try:
-        return os.memfd_create("flowforge")
-    except OSError:
-        return None
-
-
-def address_of(file: int) -> str:
-    """Where other processes find *file*."""
-    return f"/proc/{os.getpid()}/fd/{file}"
 
 
 class WorkersBoard(Watch):

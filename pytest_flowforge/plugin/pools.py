@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_flowforge import measuring
+from pytest_flowforge.call_limits import CallLimits
 from pytest_flowforge.core.messages import Event, StartAttempt, TaskMoved
 from pytest_flowforge.core.model import Failure, FailureKind, Outcome, Success
 from pytest_flowforge.core.states import TaskState
@@ -34,7 +35,6 @@ from pytest_flowforge.plugin.attempts import Attempts
 from pytest_flowforge.plugin.attribution import Attribution
 from pytest_flowforge.plugin.backends import Backend
 from pytest_flowforge.plugin.bodies import Body
-from pytest_flowforge.plugin.call_limits import CallLimits
 from pytest_flowforge.plugin.last_resort import LastResort
 from pytest_flowforge.plugin.limits import time_out_text
 from pytest_flowforge.plugin.outcomes import Attempt
@@ -203,7 +203,7 @@ class PoolBackend(Backend):
             return Job(*key, partial(_ended, Success(), None))
         body.output.filters = self._attribution.filters.get(entry.item)
         if settings is not None:
-            self._limits.add(key, settings, began, body)
+            self._limits.add(key, settings.timeout, body, None if settings.func_only else began)
         return Job(*key, body.run)
 
     def conclude(self, finished: Finished) -> Finished:

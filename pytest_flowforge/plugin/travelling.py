@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -11,8 +10,7 @@ import cloudpickle
 import pytest
 
 from pytest_flowforge.core.model import Outcome, Success
-from pytest_flowforge.executors.calls import START, Returned, pack, perform, unpack
-from pytest_flowforge.plugin.boards import address_of, memory
+from pytest_flowforge.executors.calls import Returned, pack, perform, unpack
 from pytest_flowforge.plugin.bodies import Body
 
 if TYPE_CHECKING:
@@ -21,40 +19,7 @@ if TYPE_CHECKING:
     from pytest_flowforge.plugin.entries import Entry
     from pytest_flowforge.ports import Job
 
-__all__ = ["Starts", "answer_of", "order_of", "travel_by_value"]
-
-
-class Starts:
-    """When calls have begun that other processes make."""
-
-    def __init__(self) -> None:
-        self._file = memory()
-        self._number = 0
-
-    @property
-    def are_told(self) -> bool:
-        """Whether there is any place where that could be told."""
-        return self._file is not None
-
-    def new(self) -> tuple[str, int] | None:
-        """Where one more call is to tell that it begins."""
-        if self._file is None:
-            return None
-        self._number += 1
-        return address_of(self._file), self._number * START.size
-
-    def of(self, place: tuple[str, int] | None) -> float:
-        """When the call has begun that tells it there, by the monotonic clock; 0 if it has not, or does not tell."""
-        if place is None or self._file is None:
-            return 0.0
-        found = os.pread(self._file, START.size, place[1])
-        return float(START.unpack(found)[0]) if len(found) == START.size else 0.0
-
-    def close(self) -> None:
-        """Give the memory back."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+__all__ = ["answer_of", "order_of", "travel_by_value"]
 
 
 def travel_by_value(entries: Iterable[Entry]) -> None:

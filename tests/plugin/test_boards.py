@@ -7,17 +7,16 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_flowforge.call_limits import CallLimits
 from pytest_flowforge.core.model import TaskId
 from pytest_flowforge.executors.calls import pack, perform
 from pytest_flowforge.plugin.boards import Board, WorkersBoard, readable
 from pytest_flowforge.plugin.bodies import Body
-from pytest_flowforge.plugin.call_limits import CallLimits
-from pytest_flowforge.plugin.travelling import Starts
+from pytest_flowforge.starts import Starts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -144,12 +143,6 @@ def test_calls_tell_when_they_begin() -> None:
 # ---- limits of calls -------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class _Settings:
-    timeout: float
-    func_only: bool = False
-
-
 def _key(name: str) -> Key:
     return TaskId(name), 1
 
@@ -160,7 +153,7 @@ def test_limits_of_calls_are_over_in_their_order_and_said_once() -> None:
     now = time.monotonic()
     bodies = {name: Body(print, {}) for name in "abcd"}
     for name, seconds in (("a", 30.0), ("b", 10.0), ("c", 20.0), ("d", 40.0)):
-        limits.add(_key(name), _Settings(seconds), now, bodies[name])
+        limits.add(_key(name), seconds, bodies[name], now)
         bodies[name].start = time.time()
     assert limits.next_due() == pytest.approx(now + 10, abs=1)
     assert limits.overdue(now, ()) == []
@@ -178,8 +171,8 @@ def test_the_time_of_a_call_runs_when_it_has_begun() -> None:
     limits = CallLimits(lambda _: False)
     now = time.monotonic()
     late, waits = Body(print, {}), Body(print, {})
-    limits.add(_key("late"), _Settings(10.0, func_only=True), now - 100, late)
-    limits.add(_key("waits"), _Settings(10.0), now, waits)
+    limits.add(_key("late"), 10.0, late)
+    limits.add(_key("waits"), 10.0, waits, now)
     late.start = time.time() + 50
     assert limits.overdue(now + 30, ()) == []
     # The one that waits is looked at again, from then on.

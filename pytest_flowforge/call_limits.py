@@ -10,20 +10,30 @@ import heapq
 import math
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
-from pytest_flowforge.plugin.travelling import Starts
+from pytest_flowforge.starts import Starts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from pytest_flowforge.plugin.bodies import Body
     from pytest_flowforge.ports import Key
 
-__all__ = ["CallLimits"]
+__all__ = ["Call", "CallLimits"]
 
 #: Seconds that the process of a pool may take to start, before a call that tells nothing is taken for begun.
 _START = 10.0
+
+
+class Call(Protocol):
+    """A call that is made elsewhere.
+
+    ``start`` is when it has begun, in seconds since the epoch, once that is known, else 0. ``tell`` is where another
+    process is to write that.
+    """
+
+    start: float
+    tell: tuple[str, int] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +49,15 @@ class _Limit:
     first: float
     handed: float
     wall: float
-    body: Body
+    call: Call
     starts: Starts
 
     @property
     def begun(self) -> float:
         """When the call has begun; 0 if it has not, as far as anybody knows."""
-        if self.body.start:
-            return self.handed + max(self.body.start - self.wall, 0.0)
-        return self.starts.of(self.body.tell)
+        if self.call.start:
+            return self.handed + max(self.call.start - self.wall, 0.0)
+        return self.starts.of(self.call.tell)
 
     @property
     def due(self) -> float:
@@ -74,15 +84,15 @@ class CallLimits:
         #: When each seemed to be due: an entry of a call that is over stays until it surfaces.
         self._dues: list[tuple[float, Key]] = []
 
-    def add(self, key: Key, settings: Any, began: float, body: Body) -> None:
-        """Limit the call *body*, which is about to be handed over, as *settings* of pytest-timeout have it.
+    def add(self, key: Key, seconds: float, call: Call, since: float | None = None) -> None:
+        """Limit *call*, which is about to be handed over, to so many *seconds*.
 
-        *began* is when its attempt did, by the monotonic clock.
+        What counts has begun at *since*, by the monotonic clock (None: it is the call alone).
         """
         now = time.monotonic()
-        since = now if settings.func_only else began
-        body.tell = self._starts.new()
-        self._set(key, _Limit(settings.timeout, since, now, now, time.time(), body, self._starts))
+        call.tell = self._starts.new()
+        since = now if since is None else since
+        self._set(key, _Limit(seconds, since, now, now, time.time(), call, self._starts))
 
     def pop(self, key: Key) -> _Limit | None:
         """Forget the call, and return its limit if it had one."""
