@@ -7,12 +7,20 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pytest_flowforge.core.messages import TaskMoved
+from pytest_flowforge.core.model import Failure
+from pytest_flowforge.core.records import key_of
+from pytest_flowforge.core.states import DONE, SUCCEEDED, TaskState
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from pytest_flowforge.core.graph import TaskGraph
+    from pytest_flowforge.core.messages import Event
     from pytest_flowforge.core.model import TaskId
+    from pytest_flowforge.core.records import TaskRecord
 
-__all__ = ["NoResult", "Only", "ValueStore", "only"]
+__all__ = ["Absences", "NoResult", "Only", "ValueStore", "only"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +70,39 @@ def _name_of(task: object) -> str:
         raise TypeError(msg)
     # By module, and not by file: in the process of a pool a function may have come without its file.
     return f"{plain.__module__.rpartition('.')[2]}::{plain.__qualname__.replace('.', '::')}"
+
+
+class Absences:
+    """Why tasks have no result; a sink for the events of a run.
+
+    ``earlier`` has the records of tasks that are no part of the run; ``stopped`` tells why the run was stopped.
+    """
+
+    def __init__(self, graph: TaskGraph, earlier: Mapping[TaskId, TaskRecord], stopped: Callable[[], str]) -> None:
+        self._graph = graph
+        self._earlier = earlier
+        self._stopped = stopped
+        #: The last move of each task that ended without a result.
+        self._moves: dict[TaskId, TaskMoved] = {}
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, TaskMoved) and event.after in DONE and event.after not in SUCCEEDED:
+            self._moves[event.task] = event
+
+    def of(self, task: TaskId) -> NoResult | None:
+        """What stands in the place of the result of *task*; None for a task that nothing is known of."""
+        record = self._earlier.get(task)
+        if record is not None:
+            name = key_of(task).rpartition("::")[2].removeprefix("flow_")
+            return NoResult(name, record.state.value, record.because, record.because or None)
+        if task not in self._graph:
+            return None
+        move = self._moves.get(task)
+        name = self._graph[task].label
+        if move is None:
+            return NoResult(name, TaskState.PENDING.value, self._stopped() or "it has not run")
+        error = move.outcome.message if isinstance(move.outcome, Failure) else None
+        return NoResult(name, move.after.value, move.because or (error or ""), error)
 
 
 class ValueStore:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_flowforge.failures import one_line
+from pytest_flowforge.hands import Hands
 from pytest_flowforge.plugin.choosing import PROCESS, THREAD
-from pytest_flowforge.plugin.pools import Hands, PoolBackend, as_it_came, body_of
+from pytest_flowforge.plugin.pools import PoolBackend, as_it_came, body_of
 from pytest_flowforge.plugin.processes import ProcessBackend
 from pytest_flowforge.plugin.travelling import answer_of, order_of, travel_by_value
 from pytest_flowforge.plugin.workers import Workers

@@ -6,13 +6,10 @@ an event loop beside them for coroutines, or whatever has the interface of :clas
 
 from __future__ import annotations
 
-import contextvars
 import dataclasses
 import math
 import re
 import time
-from concurrent.futures import Executor as Pool
-from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -26,10 +23,9 @@ from pytest_flowforge.core.messages import Event, StartAttempt, TaskMoved
 from pytest_flowforge.core.model import Failure, FailureKind, Outcome, Success
 from pytest_flowforge.core.states import TaskState
 from pytest_flowforge.errors import ResultError
-from pytest_flowforge.executors.coroutines import EventLoopThread
 from pytest_flowforge.executors.futures import FuturesExecutor
 from pytest_flowforge.executors.standby import Standby
-from pytest_flowforge.executors.threads import DaemonThreads
+from pytest_flowforge.hands import Hands
 from pytest_flowforge.plugin import bodies
 from pytest_flowforge.plugin.attempts import Attempts
 from pytest_flowforge.plugin.attribution import Attribution
@@ -51,6 +47,7 @@ from pytest_flowforge.ports import Finished, Job
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from concurrent.futures import Executor as Pool
 
     from pytest_flowforge.core.model import Measures, TaskId
     from pytest_flowforge.core.records import TaskRecord
@@ -59,56 +56,10 @@ if TYPE_CHECKING:
     from pytest_flowforge.plugin.entries import Entry
     from pytest_flowforge.ports import EventSink, Executor, Key
 
-__all__ = ["Hands", "PoolBackend", "as_it_came", "body_of"]
+__all__ = ["PoolBackend", "as_it_came", "body_of"]
 
 #: Seconds that tasks have to end when the run is interrupted; nobody can stop a thread.
 _GRACE = 2.0
-
-
-class Hands(Pool):
-    """The threads of a run, and the event loop for its coroutines."""
-
-    def __init__(self, workers: int) -> None:
-        self._threads = DaemonThreads(workers)
-        self._loop = EventLoopThread()
-        #: Loops that coroutines keep to themselves.
-        self._stuck: list[EventLoopThread] = []
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        body = args[0] if args else None
-        if not isinstance(body, Body) or not body.is_coroutine:
-            return self._threads.submit(fn, *args, **kwargs)
-        return self._loop.submit(body.run_as_coroutine, contextvars.copy_context())
-
-    def abandon(self, future: Future[Any]) -> bool:
-        """Give up on what executes *future*; return whether there was anything."""
-        loop = self._loop_of(future)
-        if loop is None:
-            return self._threads.abandon(future)
-        loop.cancel(future)
-        if loop is self._loop and (other := loop.replacement()) is not None:
-            self._stuck.append(loop)
-            self._loop = other
-        # It has no slot that it could keep.
-        return True
-
-    def _loop_of(self, future: Future[Any]) -> EventLoopThread | None:
-        return next((loop for loop in (self._loop, *self._stuck) if loop.owns(future)), None)
-
-    @property
-    def abandoned(self) -> int:
-        """How many threads go on that were given up on."""
-        return self._threads.abandoned + len(self._stuck)
-
-    def stack_of(self, future: Future[Any]) -> str:
-        """Where the thread or the coroutine that executes *future* stands now; empty if none does."""
-        loop = self._loop_of(future)
-        return self._threads.stack_of(future) if loop is None else loop.stack_of(future)
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - as in Executor
-        for loop in (self._loop, *self._stuck):
-            loop.close()
-        self._threads.shutdown(wait, cancel_futures=cancel_futures)
 
 
 class PoolBackend(Backend):

@@ -23,10 +23,11 @@ from pytest_flowforge.plugin.last_resort import LastResort
 from pytest_flowforge.plugin.own_desk import OwnDesk
 from pytest_flowforge.plugin.pytest_internals import ends_processes_late, time_settings
 from pytest_flowforge.plugin.settings import codecs_of
-from pytest_flowforge.plugin.values import Absences, Arrivals, Reading
+from pytest_flowforge.plugin.values import Arrivals, Reading
 from pytest_flowforge.plugin.wire import to_reports
 from pytest_flowforge.plugin.worker_record import Answer, NoAnswer
 from pytest_flowforge.ports import Finished, Job
+from pytest_flowforge.results import Absences
 from pytest_flowforge.storage.places import Place
 from pytest_flowforge.storage.values import ResultStore
 

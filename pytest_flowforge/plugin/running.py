@@ -16,12 +16,12 @@ from pytest_flowforge.core.states import TaskState
 from pytest_flowforge.core.summary import Summary
 from pytest_flowforge.driver import Driver
 from pytest_flowforge.plugin.branches import Branches
-from pytest_flowforge.plugin.event_log import RunLogger
 from pytest_flowforge.plugin.expanding import Expander
 from pytest_flowforge.plugin.listeners import Listeners
 from pytest_flowforge.plugin.reporting import Reporter
 from pytest_flowforge.ports import Finished
 from pytest_flowforge.report import text
+from pytest_flowforge.run_log import RunLogger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_flowforge.core.joining import Shape
 from pytest_flowforge.core.messages import Event, InstancesAdded, TaskMoved
-from pytest_flowforge.core.model import Failure
-from pytest_flowforge.core.records import key_of
-from pytest_flowforge.core.states import DONE, SUCCEEDED, TaskState
+from pytest_flowforge.core.states import DONE, SUCCEEDED
 from pytest_flowforge.plugin.entries import task_id
 from pytest_flowforge.plugin.fanning import element_of
-from pytest_flowforge.results import NoResult, ValueStore
+from pytest_flowforge.results import Absences, ValueStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
     from pytest_flowforge.plugin.entries import Entry
     from pytest_flowforge.plugin.graphing import Blueprint
 
-__all__ = ["Absences", "Arrivals", "Reading", "Values"]
+__all__ = ["Arrivals", "Reading", "Values"]
 
 
 class Reading:
@@ -136,39 +134,6 @@ class Arrivals:
         """The results of all direct upstreams of *item* by task name."""
         needs = self._needs[task_id(item)].by_key.items()
         return {key: self._result(task) for key, task in needs if self._is_near(task)}
-
-
-class Absences:
-    """Why tasks have no result; a sink for the events of a run.
-
-    ``earlier`` has the records of tasks that are no part of the run; ``stopped`` tells why the run was stopped.
-    """
-
-    def __init__(self, graph: TaskGraph, earlier: Mapping[TaskId, TaskRecord], stopped: Callable[[], str]) -> None:
-        self._graph = graph
-        self._earlier = earlier
-        self._stopped = stopped
-        #: The last move of each task that ended without a result.
-        self._moves: dict[TaskId, TaskMoved] = {}
-
-    def __call__(self, event: Event) -> None:
-        if isinstance(event, TaskMoved) and event.after in DONE and event.after not in SUCCEEDED:
-            self._moves[event.task] = event
-
-    def of(self, task: TaskId) -> NoResult | None:
-        """What stands in the place of the result of *task*; None for a task that nothing is known of."""
-        record = self._earlier.get(task)
-        if record is not None:
-            name = key_of(task).rpartition("::")[2].removeprefix("flow_")
-            return NoResult(name, record.state.value, record.because, record.because or None)
-        if task not in self._graph:
-            return None
-        move = self._moves.get(task)
-        name = self._graph[task].label
-        if move is None:
-            return NoResult(name, TaskState.PENDING.value, self._stopped() or "it has not run")
-        error = move.outcome.message if isinstance(move.outcome, Failure) else None
-        return NoResult(name, move.after.value, move.because or (error or ""), error)
 
 
 class Values(Arrivals):
