@@ -13,6 +13,9 @@ Every one of them names the thing, the rule and the way out::
     │   ├── CheckpointLocked      another run uses it
     │   ├── CheckpointUnsafe      others can write it, or something else stands in its place
     │   └── CheckpointUnwritable  the disk is full, broken or read-only
+    ├── SkipTask              a task says that there is nothing to do
+    ├── TaskFailed            a task did not succeed, and there is no exception of its own that could say so
+    ├── WorkflowError         a workflow in code was asked for something that can not be done
     └── ResultError           a result can not be stored or loaded
         ├── ResultUnstorable      it can not be pickled
         ├── ResultMissing         it is not there any more
@@ -45,7 +48,10 @@ __all__ = [
     "ResultRefused",
     "ResultUnstorable",
     "SelectionError",
+    "SkipTask",
+    "TaskFailed",
     "UnknownTask",
+    "WorkflowError",
 ]
 
 
@@ -81,6 +87,21 @@ class GraphError(FlowforgeError):
 
 class SelectionError(FlowforgeError):
     """A selection expression that can not be read or that names nothing."""
+
+
+class SkipTask(FlowforgeError):
+    """Raised by a task that has nothing to do, with the reason; ``pytest.skip()`` does the same."""
+
+
+class TaskFailed(FlowforgeError):
+    """A task did not succeed: it timed out, crashed, was interrupted, blocked or skipped, or did not run.
+
+    The text says which task, and why. What a task has raised itself is raised as it is, and not as this.
+    """
+
+
+class WorkflowError(FlowforgeError):
+    """A workflow in code was asked for something that can not be done."""
 
 
 class UnknownTask(FlowforgeError, KeyError):

@@ -46,12 +46,16 @@ class Interrupts:
         self._serves = False
 
     @contextmanager
-    def serve(self) -> Iterator[None]:
-        """Take those signals that mean what Python or the system makes of them, for as long as this lasts."""
+    def serve(self, *only: signal.Signals) -> Iterator[None]:
+        """Take those signals that mean what Python or the system makes of them, for as long as this lasts.
+
+        Those named alone are taken, if any are.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        taken = [number for number, usual in _usual() if signal.getsignal(number) == usual]
+        wanted = ((number, usual) for number, usual in _usual() if not only or number in only)
+        taken = [number for number, usual in wanted if signal.getsignal(number) == usual]
         before = [signal.signal(number, self._take) for number in taken]
         self._serves = signal.SIGINT in taken
         try:

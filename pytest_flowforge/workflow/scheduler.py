@@ -1,0 +1,509 @@
+"""Running the tasks of a graph in code: the same engine and driver as in a test session, and nothing of pytest.
+
+Nothing is printed: what happens is logged to ``pytest_flowforge.run``, told to ``events``, and is in the
+:class:`~pytest_flowforge.workflow.runs.Run` that is returned.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+import signal
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from pytest_flowforge.core import model
+from pytest_flowforge.core.branching import branch_of
+from pytest_flowforge.core.engine import Engine, RunPolicy
+from pytest_flowforge.core.graph import TaskGraph as CoreGraph
+from pytest_flowforge.core.messages import Event, StopRequested, TaskMoved
+from pytest_flowforge.core.metrics import Metrics
+from pytest_flowforge.core.model import Failure, Success, TaskId
+from pytest_flowforge.core.ranking import ranks
+from pytest_flowforge.core.selection import select
+from pytest_flowforge.core.states import DONE, FAILED_STATES, SUCCEEDED, TaskState
+from pytest_flowforge.core.summary import Summary
+from pytest_flowforge.driver import Driver, SystemClock
+from pytest_flowforge.errors import UnknownTask, WorkflowError
+from pytest_flowforge.failures import one_line
+from pytest_flowforge.interrupts import Interrupts
+from pytest_flowforge.ports import Finished
+from pytest_flowforge.results import Absences, ValueStore
+from pytest_flowforge.rules import BadRule, whole
+from pytest_flowforge.run_log import LOGGER, RunLogger
+from pytest_flowforge.wording import plural, quoted
+from pytest_flowforge.workflow.calls import Body, Call, is_coroutine_function
+from pytest_flowforge.workflow.checkpoints import NOTHING, Checkpoint, InMemory, OnDisk
+from pytest_flowforge.workflow.executing import Here, place_of
+from pytest_flowforge.workflow.replacing import replaced
+from pytest_flowforge.workflow.runs import Run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from pytest_flowforge.core.messages import Signal, StartAttempt
+    from pytest_flowforge.ports import EventSink, Executor, Job
+    from pytest_flowforge.workflow.checkpoints import Keeping
+    from pytest_flowforge.workflow.executing import ExecutorChoice, Place
+    from pytest_flowforge.workflow.graphs import Plan, TaskGraph
+    from pytest_flowforge.workflow.tasks import Reference
+
+    class Options(TypedDict, total=False):
+        """The options of a :class:`Scheduler`."""
+
+        name: str
+        executor: ExecutorChoice
+        workers: int | None
+        events: EventSink | Iterable[EventSink]
+        checkpoint: Checkpoint | str | Path | None
+        max_failures: int | None
+        seed: str
+        keep_results: bool
+
+
+__all__ = ["Past", "Scheduler"]
+
+
+class Past:
+    """What is remembered in this process of the runs of a graph."""
+
+    def __init__(self) -> None:
+        #: The run that ended last, also when it was interrupted; None before.
+        self.run: Run | None = None
+        self.memory: InMemory | None = None
+        self.runs = 0
+        #: Held while there is a run: there is one at a time.
+        self.busy = threading.Lock()
+
+
+class Scheduler:
+    """Runs the tasks of *graph*, as often as it is asked to, one run at a time.
+
+    ``executor`` is ``"local"`` (one after the other on this thread), ``"thread"``, ``"process"``, a
+    :class:`concurrent.futures.Executor`, or a function that makes one for a number of workers; ``workers`` is how many
+    tasks run at a time. ``events`` are called with every event, in order, on the thread that runs. With ``checkpoint``,
+    a folder or a :class:`Checkpoint`, runs are kept on disk; without, the last one is remembered. After
+    ``max_failures`` failed tasks no other begins but for clean-up. ``seed`` makes the jitter of retries reproducible.
+    Without ``keep_results`` only those of tasks that nobody waits for are kept to the end.
+
+    Raises :class:`~pytest_flowforge.errors.WorkflowError` for options that can not be met.
+    """
+
+    def __init__(  # noqa: PLR0913 - all but the first are options with a default
+        self,
+        graph: TaskGraph,
+        *,
+        name: str = "",
+        executor: ExecutorChoice = "local",
+        workers: int | None = None,
+        events: EventSink | Iterable[EventSink] = (),
+        checkpoint: Checkpoint | str | Path | None = None,
+        max_failures: int | None = None,
+        seed: str = "",
+        keep_results: bool = True,
+    ) -> None:
+        self._graph = graph
+        self.name = name
+        self._checkpoint = Checkpoint(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
+        try:
+            whole("run", "max_failures", 1 if max_failures is None else max_failures, least=1)
+        except BadRule as error:
+            raise WorkflowError(str(error)) from None
+        sinks: tuple[EventSink, ...] = (events,) if callable(events) else tuple(events)
+        self._options = _Rules(executor, workers, sinks, max_failures, seed or secrets.token_hex(4), keep_results)
+        self.past = Past()
+
+    def run(
+        self,
+        targets: Iterable[Reference] | Reference | None = None,
+        *,
+        resume: bool | str = False,
+        replace: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Run:
+        """Run all tasks, or *targets* and what they need, and return what became of them; a failure is no exception.
+
+        With *resume* tasks are reused that succeeded in the last run (or in that with the given id) and are made of the
+        same. *replace* has functions to be called, or values to be taken, in the place of tasks; what only these
+        needed does not run.
+
+        Ctrl-C stops the run in order and is raised in the end. Raises :class:`~pytest_flowforge.errors.GraphError` for
+        tasks that do not fit together, :class:`~pytest_flowforge.errors.WorkflowError` when it runs already, and
+        :class:`~pytest_flowforge.errors.CheckpointError`.
+        """
+        return self._run(targets, resume, replace, None)
+
+    async def arun(
+        self,
+        targets: Iterable[Reference] | Reference | None = None,
+        *,
+        resume: bool | str = False,
+        replace: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Run:
+        """Do the same as :meth:`run` on another thread; cancelled, it stops the run in order first."""
+        import asyncio  # noqa: PLC0415 - others need not pay for it
+
+        stop = threading.Event()
+        running = asyncio.ensure_future(asyncio.to_thread(self._run, targets, resume, replace, stop))
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            stop.set()
+            with suppress(_Cancelled):
+                await running
+            raise
+
+    def _run(
+        self,
+        targets: Any,
+        resume: bool | str,  # noqa: FBT001 - what run() was given
+        replace: Mapping[str, Any],
+        stop: threading.Event | None,
+    ) -> Run:
+        graph = replaced(self._graph, replace) if replace else self._graph
+        plan = graph.plan()
+        chosen = _chosen(graph, plan, targets, self._graph)
+        past = self.past
+        if not past.busy.acquire(blocking=False):
+            msg = f"{self.name or 'this workflow'} runs already: wait for that run, or make another Workflow"
+            raise WorkflowError(msg)
+        try:
+            past.runs += 1
+            notes: list[str] = []
+            keeping = self._keeping(notes.append, resume if isinstance(resume, str) else "")
+            execution = _Execution(self.name, self._options, plan, chosen, keeping, notes, stop)
+            try:
+                execution.run(resume=bool(resume))
+            finally:
+                past.run = execution.outcome(lambda task: _name_in(graph, task))
+            return past.run
+        finally:
+            past.busy.release()
+
+    def _keeping(self, tell: Callable[[str], None], run: str) -> Keeping:
+        if self._checkpoint is not None:
+            return OnDisk(self._checkpoint, tell, run)
+        if run:
+            msg = f"resume={quoted(run)}: only the last run is remembered without checkpoint="
+            raise WorkflowError(msg)
+        self.past.memory = InMemory(self.past.runs, self.past.memory)
+        return self.past.memory
+
+
+def _name_in(graph: TaskGraph, task: Any) -> str:
+    """Return what *task*, a task, its name or its function, is called; as it is where the graph has none such."""
+    try:
+        return graph[task].name
+    except UnknownTask:
+        return str(getattr(task, "__qualname__", task))
+
+
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """What holds for each run of a scheduler."""
+
+    executor: ExecutorChoice
+    workers: int | None
+    events: tuple[EventSink, ...]
+    max_failures: int | None
+    seed: str
+    keep_results: bool
+
+
+def _chosen(graph: TaskGraph, plan: Plan, targets: Any, original: TaskGraph) -> CoreGraph:
+    """Return the part of the graph that is to run."""
+    if targets is not None:
+        several = targets if isinstance(targets, (list, tuple, set, frozenset)) else (targets,)
+        names = [TaskId(graph[target].name) for target in several]
+    elif original is graph:
+        return plan.graph
+    else:
+        # What nobody waits for is what a run is about; what only replaced tasks needed is not.
+        before = original.plan().graph
+        names = [task.id for task in before if not before.downstream(task.id)]
+    return plan.graph.restrict(select(plan.graph, names).all)
+
+
+class _Cancelled(KeyboardInterrupt):
+    """Whoever awaited the run does so no more; it ends as after Ctrl-C."""
+
+    reason = "cancelled"
+
+
+class _Execution:
+    """One run of *graph*, a part of that of *plan*; *stop* is set by other threads to have it stopped."""
+
+    def __init__(
+        self,
+        name: str,
+        options: _Rules,
+        plan: Plan,
+        graph: CoreGraph,
+        keeping: Keeping,
+        notes: list[str],
+        stop: threading.Event | None,
+    ) -> None:
+        self._name = name
+        self._options = options
+        self._plan = plan
+        self._graph = graph
+        self._keeping = keeping
+        self._notes = notes
+        self._stop = stop
+        self._clock = SystemClock()
+        self._interrupts = Interrupts()
+        self._results: dict[TaskId, Any] = {}
+        self._errors: dict[TaskId, BaseException] = {}
+        self._failed = 0
+        self._summary = Summary(task.id for task in graph)
+        self._metrics = Metrics(graph)
+        self._resumed = NOTHING
+
+    def run(self, *, resume: bool) -> None:
+        """Run it; raises what has interrupted it, and what has kept it from being kept."""
+        keeping = self._keeping
+        try:
+            place = place_of(self._options.executor, self._options.workers, self._clock, self._interrupts)
+            if resume:
+                self._resumed = keeping.resume(self._plan, self._graph)
+            self._make_ready(place)
+            keeping.begin(self._clock.now(), self._plan, self._graph, self._resumed, self._options.seed)
+            try:
+                with self._interrupts.serve(signal.SIGINT):
+                    self._driver.run()
+            finally:
+                place.close()
+        finally:
+            keeping.close(self._seconds())
+        if keeping.broken is not None:
+            raise keeping.broken
+
+    def outcome(self, resolve: Callable[[Any], str]) -> Run:
+        """Return what has become of it so far."""
+        states = {str(task): state for task, state in self._summary.states.items()}
+        results = {str(task): self._results[task] for task in self._summary.states if task in self._results}
+        return Run(
+            self._name,
+            self._keeping.run,
+            self._summary.snapshot(),
+            self._metrics.snapshot(),
+            MappingProxyType(states),
+            MappingProxyType(results),
+            MappingProxyType({str(task): error for task, error in self._errors.items()}),
+            tuple(self._notes),
+            resolve,
+        )
+
+    def _make_ready(self, place: Place) -> None:
+        graph = self._graph
+        if place.takes_coroutines:
+            tasks = [self._fitted(task) for task in graph]
+            if tasks != list(graph):
+                graph = self._graph = CoreGraph.build(tasks, graph.pools)
+        self._place = place
+        self._bodies = {task.id: self._body(task.id) for task in graph}
+        self._metrics = Metrics(graph)
+        order = None if isinstance(place, Here) else ranks(graph, self._keeping.durations())
+        policy = RunPolicy(slots=place.executor.slots, seed=self._options.seed)
+        decision = self._resumed.decision
+        refused = {task: _IN_DOUBT for task in decision.in_doubt if not self._plan.tasks[task].idempotent}
+        self._engine = Engine(
+            graph, policy, restored=self._resumed.reasons, branches=decision.branches, refused=refused, ranks=order
+        )
+        self._absences = Absences(graph, {}, lambda: self._engine.stopped)
+        self._values = ValueStore({task.id: frozenset(self._plan.arriving[task.id].read) for task in graph})
+        self._driver = Driver(
+            self._engine,
+            place.executor if self._stop is None else _Stoppable(place.executor, self._stop),
+            self._job,
+            self._sinks(),
+            self._clock,
+            self._take_result,
+            ask=self._ask,
+            conclude=self._conclude,
+            grace=place.grace,
+        )
+
+    def _body(self, task: TaskId) -> Body:
+        declared = self._plan.tasks[task]
+        return Body(declared.func, declared.resources)
+
+    def _fitted(self, task: model.Task) -> model.Task:
+        """Return *task* such that it takes no thread if it is a coroutine, which shares the event loop."""
+        if is_coroutine_function(self._plan.tasks[task.id].func):
+            return replace(task, takes_slot=False)
+        return task
+
+    def _sinks(self) -> list[EventSink]:
+        watchers = [
+            _Watcher(sink, self._tell) for sink in (RunLogger(lambda: self._keeping.run), *self._options.events)
+        ]
+        return [self._summary.apply, self._note, self._keep, self._metrics, *watchers]
+
+    def _tell(self, sentence: str) -> None:
+        self._notes.append(sentence)
+        LOGGER.warning("%s", sentence, extra={"run": self._keeping.run, "task": "", "attempt": 0})
+
+    # Sinks.
+
+    def _note(self, event: Event) -> None:
+        """Keep in mind why a task has no result; give up what no task will ask for any more."""
+        if not isinstance(event, TaskMoved) or event.after not in DONE:
+            return
+        if event.after not in SUCCEEDED:
+            self._absences(event)
+        elif event.after is TaskState.REUSED and self._is_wanted(event.task):
+            self._restore(event.task)
+        expected = isinstance(event.outcome, Failure) and event.outcome.expected
+        self._failed += event.after in FAILED_STATES and not expected
+        self._values.done(event.task)
+
+    def _keep(self, event: Event) -> None:
+        """Write *event* down, and let nothing come between."""
+        self._interrupts.hold()
+        try:
+            self._keeping(event)
+        finally:
+            self._interrupts.let_go()
+
+    # What the driver asks.
+
+    def _ask(self) -> Signal | None:
+        reason = self._keeping.broken or ""
+        most = self._options.max_failures
+        if most is not None and self._failed >= most:
+            reason = f"stopping after {plural(self._failed, 'failure')}"
+        if not reason or self._engine.stopped:
+            return None
+        return StopRequested(str(reason), self._clock.now())
+
+    def _job(self, command: StartAttempt) -> Job:
+        task = command.task
+        declared, arriving = self._plan.tasks[task], self._plan.arriving[task]
+        inputs = {name: self._result(upstream) for name, upstream in arriving.results.items()}
+        inputs.update(arriving.values)
+        if arriving.upstream is not None:
+            names = {name: one for name, one in arriving.upstream.items() if one in self._graph}
+            inputs["upstream"] = {name: self._result(one) for name, one in names.items()}
+        call = Call(self._bodies[task], inputs)
+        return self._place.job((task, command.attempt), call, declared.timeout)
+
+    def _conclude(self, finished: Finished) -> Finished:
+        """Return what has become of an attempt, which is in its call where that has come to an end."""
+        finished = self._place.concluded(finished)
+        call = finished.value
+        if not isinstance(call, Call):
+            self._errors.pop(finished.task, None)
+            return finished
+        outcome = call.outcome
+        if isinstance(outcome, Success) and outcome.only is not None:
+            outcome = self._branch(finished.task, outcome)
+        if isinstance(outcome, Failure) and call.error is not None:
+            self._errors[finished.task] = call.error
+        else:
+            self._errors.pop(finished.task, None)
+        return Finished(finished.task, finished.attempt, outcome, call.value, call.measures)
+
+    def _take_result(self, task: TaskId, value: Any) -> int | None:
+        """*task* has succeeded, and nobody knows yet: what it returned is kept first. Returns its size, if known."""
+        size = self._keeping.put(task, value)
+        self._values.put(task, value)
+        if self._is_asked_for(task):
+            self._results[task] = value
+        return size
+
+    def _branch(self, task: TaskId, success: Success) -> Success | Failure:
+        """Return *success* with the way on that its names mean, or a failure that says what is wrong with these."""
+        downstream = self._plan.graph.downstream(task)
+        chosen = []
+        for name in success.only or ():
+            found = [one for one in downstream if name in self._names_of(one)]
+            if not found:
+                known = ", ".join(map(quoted, downstream)) or "nothing"
+                message = f"{task} returned only({quoted(name)}): of what depends on it directly, there is {known}"
+                return Failure(message=message, longrepr=message)
+            chosen += found
+        return Success(success.only, branch_of(self._plan.graph, task, chosen))
+
+    def _names_of(self, task: TaskId) -> tuple[str, ...]:
+        func = self._plan.tasks[task].func
+        plain = getattr(func, "__func__", func)
+        name = getattr(plain, "__qualname__", "").replace(".", "::")
+        module = str(getattr(plain, "__module__", "")).rpartition(".")[2]
+        return task, f"flow_{task}", f"{module}::{name}"
+
+    # Results.
+
+    def _is_asked_for(self, task: TaskId) -> bool:
+        """Whether the result of *task* is to be had when the run is over."""
+        return self._options.keep_results or not self._graph.downstream(task)
+
+    def _is_wanted(self, task: TaskId) -> bool:
+        return self._is_asked_for(task) or task in self._values.wanted
+
+    def _restore(self, task: TaskId) -> None:
+        value = self._keeping.load(task, self._resumed.decision.restored[task])
+        self._values.put(task, value)
+        if self._is_asked_for(task):
+            self._results[task] = value
+
+    def _result(self, task: TaskId) -> Any:
+        try:
+            return self._values.get(task)
+        except KeyError:
+            return self._absences.of(task)
+
+    def _seconds(self) -> dict[TaskId, float]:
+        now = self._summary.snapshot()
+        return {task: took for task, took in now.durations.items() if now.states[task] is TaskState.SUCCESS}
+
+
+_IN_DOUBT = "it may have done its work before, and is not idempotent: look whether it has, then run it without resume"
+
+
+class _Watcher:
+    """A sink that does not fail the run: one that raises is named once, and not called again."""
+
+    def __init__(self, sink: EventSink, tell: Callable[[str], None]) -> None:
+        self._sink: EventSink | None = sink
+        self._tell = tell
+
+    def __call__(self, event: Event) -> None:
+        if self._sink is None:
+            return
+        try:
+            self._sink(event)
+        except Exception as error:  # noqa: BLE001 - not the run's fault
+            name = getattr(self._sink, "__qualname__", type(self._sink).__qualname__)
+            self._sink = None
+            self._tell(f"the event handler {name} raised {one_line(error)}; it is not called again")
+
+
+class _Stoppable:
+    """An executor whose waits end when somebody on another thread wants the run to stop."""
+
+    def __init__(self, executor: Executor, stop: threading.Event) -> None:
+        self._executor = executor
+        self._stop = stop
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._executor, name)
+
+    def wait(self, timeout: float | None) -> Sequence[Finished]:
+        """Wait in small steps; raise when the run is to stop."""
+        until = math.inf if timeout is None else time.monotonic() + timeout
+        while True:
+            if self._stop.is_set():
+                self._stop.clear()
+                raise _Cancelled
+            finished = self._executor.wait(min(_STEP, max(until - time.monotonic(), 0.0)))
+            if finished or time.monotonic() >= until:
+                return finished
+
+
+#: Seconds between two looks at whether the run is to stop.
+_STEP = 0.05
