@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_flowforge.codeprint import CodePrinter
-from pytest_flowforge.codeprint.values import parameter_digest
+from pytest_flowforge.codeprint.values import code_object_digest, parameter_digest
 from pytest_flowforge.core.checkpoint import carry, fold
 from pytest_flowforge.core.fingerprint import Fingerprint, digest_of
 from pytest_flowforge.core.records import Recorder, ResultRef, RunHeader
@@ -170,7 +171,8 @@ class _Prints:
         functions = (task.func, *task.resources.values())
         known = self._codes.get(tuple(map(id, functions)))
         if known is None:
-            known = self._printer.digest(task.func, functions[1:]).value
+            own = [_bytecode(function) for function in functions]
+            known = digest_of(self._printer.digest(task.func, functions[1:]).value, *own)
             self._codes[tuple(map(id, functions))] = known
         return known
 
@@ -180,6 +182,18 @@ class _Prints:
 
 def _code_of(func: Any) -> Any:
     return getattr(getattr(func, "__func__", func), "__code__", None)
+
+
+def _bytecode(func: Any) -> str:
+    """Return a digest of the code of a function that was made by another, empty for any other.
+
+    For the printer it is what made it, and that may have made several.
+    """
+    while isinstance(func, partial):
+        func = func.func
+    code = _code_of(func)
+    made = code is not None and "<" in getattr(func, "__qualname__", "")
+    return code_object_digest(code, func.__doc__) if made else ""
 
 
 def _question(

@@ -30,6 +30,7 @@ from pytest_flowforge.workflow.calls import Call, answer_of, order_of, text_of_t
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from types import FrameType
 
     from pytest_flowforge import ports
     from pytest_flowforge.interrupts import Interrupts
@@ -42,6 +43,9 @@ ExecutorChoice: TypeAlias = "str | Pool | Callable[[int], Pool]"
 
 #: Threads that are used at most where nobody says how many: they mostly wait.
 _MOST_THREADS = 32
+
+#: Seconds after which an alarm rings that should have rung already; none at all would switch it off.
+_SOON = 0.001
 
 #: Seconds between two tries to end a call on this thread whose time is up.
 _AGAIN = 1.0
@@ -63,7 +67,7 @@ def place_of(choice: ExecutorChoice, workers: int | None, clock: ports.Clock, in
         return InPool(partial(Hands, workers or min(_MOST_THREADS, cores + 4)), clock, near=True)
     if choice == "process":
         _refuse_children()
-        return InPool(partial(ProcessPoolExecutor, workers or cores), clock, workers or cores)
+        return InPool(partial(_processes, workers or cores), clock, workers or cores)
     if isinstance(choice, str):
         msg = (
             f"executor={quoted(choice)}: there is no such executor; use 'local', 'thread' or 'process', a "
@@ -87,6 +91,16 @@ def _refuse_children() -> None:
         # A worker that starts by executing the script again would start workers, and so on.
         msg = "executor='process' in a script needs its call of run() below `if __name__ == \"__main__\":`"
         raise WorkflowError(msg)
+
+
+def _processes(workers: int) -> Pool:
+    import multiprocessing  # noqa: PLC0415 - only who wants processes pays for it
+
+    context = None
+    if multiprocessing.get_start_method() == "fork" and threading.active_count() > 1:
+        # A copy of a process with several threads may wait for ever for what one of them held.
+        context = multiprocessing.get_context("forkserver")
+    return ProcessPoolExecutor(workers, mp_context=context)
 
 
 def _made(factory: Callable[[int], Any], workers: int) -> Pool:
@@ -173,23 +187,33 @@ def _is_main() -> bool:
 def _alarm(seconds: float) -> Iterator[None]:
     """Raise in what is done within, when it takes longer, where that can be done: on the main thread.
 
-    Where somebody else uses the alarm it is theirs, and that it took too long is seen afterwards.
+    An alarm that somebody else has set rings when it would have.
     """
-    usable = hasattr(signal, "SIGALRM") and _is_main()
-    if not usable or signal.getsignal(signal.SIGALRM) != signal.SIG_DFL:
+    if not hasattr(signal, "SIGALRM") or not _is_main():
         yield
         return
+    handler = signal.getsignal(signal.SIGALRM)
+    theirs = _left(signal.getitimer(signal.ITIMER_REAL)[0])
 
-    def ring(_number: int, _frame: object) -> None:
+    def ring(number: int, frame: FrameType | None) -> None:
+        if time.monotonic() >= theirs and callable(handler):
+            handler(number, frame)
         raise _TimeIsUp(text_of_time(seconds))
 
     signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)
+    signal.setitimer(signal.ITIMER_REAL, min(seconds, max(theirs - time.monotonic(), _SOON)), _AGAIN)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL if handler is None else handler)
+        if theirs != math.inf:
+            signal.setitimer(signal.ITIMER_REAL, max(theirs - time.monotonic(), _SOON))
+
+
+def _left(seconds: float) -> float:
+    """When a timer rings that has so many *seconds* left, by the monotonic clock; never without any."""
+    return time.monotonic() + seconds if seconds else math.inf
 
 
 class InPool:

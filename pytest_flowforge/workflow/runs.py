@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from pytest_flowforge.core.graph import TaskGraph
+from pytest_flowforge.core.metrics import Metrics
 from pytest_flowforge.core.states import SUCCEEDED, TaskState
 from pytest_flowforge.errors import TaskFailed, UnknownTask
 from pytest_flowforge.wording import quoted
@@ -30,19 +33,24 @@ class Run:
 
     ``states`` has every task that the run was about, ``results`` what those have returned that succeeded (now or in an
     earlier run), ``errors`` the exceptions of those that failed. ``reasons`` says in a line why a task is where it is.
-    ``metrics`` has the run in numbers. ``id`` names it in its checkpoint, empty where it was not kept; ``notes`` are
+    ``id`` names it in its checkpoint, empty where it was not kept; ``notes`` are
     sentences about what went wrong beside the tasks.
     """
 
     name: str
     id: str
     summary: RunSummary
-    metrics: RunMetrics
     states: Mapping[str, TaskState]
     results: Mapping[str, Any]
     errors: Mapping[str, BaseException]
     notes: tuple[str, ...] = ()
-    _resolve: Callable[[Any], str] = field(default=str, repr=False)
+    _resolve: Callable[[Any], str] = str
+    _measured: Metrics | None = None
+
+    @cached_property
+    def metrics(self) -> RunMetrics:
+        """The run in numbers: how long everything took, how busy who was, and what the end waited for."""
+        return (self._measured or Metrics(TaskGraph.build(()))).snapshot()
 
     @property
     def ok(self) -> bool:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 from pytest_flowforge.core import model
 from pytest_flowforge.core.branching import branch_of
@@ -53,13 +53,16 @@ if TYPE_CHECKING:
     from pytest_flowforge.workflow.graphs import Plan, TaskGraph
     from pytest_flowforge.workflow.tasks import Reference
 
+    #: Something that is called with every event.
+    Handler: TypeAlias = Callable[[Event], object]
+
     class Options(TypedDict, total=False):
         """The options of a :class:`Scheduler`."""
 
         name: str
         executor: ExecutorChoice
         workers: int | None
-        events: EventSink | Iterable[EventSink]
+        events: Handler | Iterable[Handler]
         checkpoint: Checkpoint | str | Path | None
         max_failures: int | None
         seed: str
@@ -101,7 +104,7 @@ class Scheduler:
         name: str = "",
         executor: ExecutorChoice = "local",
         workers: int | None = None,
-        events: EventSink | Iterable[EventSink] = (),
+        events: Handler | Iterable[Handler] = (),
         checkpoint: Checkpoint | str | Path | None = None,
         max_failures: int | None = None,
         seed: str = "",
@@ -114,8 +117,8 @@ class Scheduler:
             whole("run", "max_failures", 1 if max_failures is None else max_failures, least=1)
         except BadRule as error:
             raise WorkflowError(str(error)) from None
-        sinks: tuple[EventSink, ...] = (events,) if callable(events) else tuple(events)
-        self._options = _Rules(executor, workers, sinks, max_failures, seed or secrets.token_hex(4), keep_results)
+        handlers: tuple[Handler, ...] = (events,) if callable(events) else tuple(events)
+        self._options = _Rules(executor, workers, handlers, max_failures, seed or secrets.token_hex(4), keep_results)
         self.past = Past()
 
     def run(
@@ -208,7 +211,7 @@ class _Rules:
 
     executor: ExecutorChoice
     workers: int | None
-    events: tuple[EventSink, ...]
+    events: tuple[Handler, ...]
     max_failures: int | None
     seed: str
     keep_results: bool
@@ -228,8 +231,11 @@ def _chosen(graph: TaskGraph, plan: Plan, targets: Any, original: TaskGraph) -> 
     return plan.graph.restrict(select(plan.graph, names).all)
 
 
-class _Cancelled(KeyboardInterrupt):
-    """Whoever awaited the run does so no more; it ends as after Ctrl-C."""
+class _Cancelled(BaseException):
+    """Whoever awaited the run does so no more; it ends as after Ctrl-C.
+
+    No KeyboardInterrupt: that would end the event loop as well.
+    """
 
     reason = "cancelled"
 
@@ -290,12 +296,12 @@ class _Execution:
             self._name,
             self._keeping.run,
             self._summary.snapshot(),
-            self._metrics.snapshot(),
             MappingProxyType(states),
             MappingProxyType(results),
             MappingProxyType({str(task): error for task, error in self._errors.items()}),
             tuple(self._notes),
             resolve,
+            self._metrics,
         )
 
     def _make_ready(self, place: Place) -> None:
@@ -339,9 +345,8 @@ class _Execution:
         return task
 
     def _sinks(self) -> list[EventSink]:
-        watchers = [
-            _Watcher(sink, self._tell) for sink in (RunLogger(lambda: self._keeping.run), *self._options.events)
-        ]
+        logger: Handler = RunLogger(lambda: self._keeping.run)
+        watchers = [_Watcher(handler, self._tell) for handler in (logger, *self._options.events)]
         return [self._summary.apply, self._note, self._keep, self._metrics, *watchers]
 
     def _tell(self, sentence: str) -> None:
@@ -468,8 +473,8 @@ _IN_DOUBT = "it may have done its work before, and is not idempotent: look wheth
 class _Watcher:
     """A sink that does not fail the run: one that raises is named once, and not called again."""
 
-    def __init__(self, sink: EventSink, tell: Callable[[str], None]) -> None:
-        self._sink: EventSink | None = sink
+    def __init__(self, sink: Handler, tell: Callable[[str], None]) -> None:
+        self._sink: Handler | None = sink
         self._tell = tell
 
     def __call__(self, event: Event) -> None:
