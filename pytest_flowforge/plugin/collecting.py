@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pytest_flowforge.plugin.options import Options
+    from pytest_flowforge.workflow import Workflow
 
 __all__ = ["COLLECTING", "Collected", "Collecting", "FlowModule", "Origin", "origin"]
 
@@ -49,6 +50,8 @@ class Collected:
     wrong: dict[Path, set[str]] = field(default_factory=dict)
     #: File -> task functions it has imported from other flow files: name there -> where it was written.
     imported: dict[Path, dict[str, Origin]] = field(default_factory=dict)
+    #: The sizes of pools that workflows in code have given.
+    pools: dict[str, int] = field(default_factory=dict)
 
 
 class FlowModule(pytest.Module):
@@ -83,6 +86,8 @@ class Collecting:
         self.garbage = Garbage()
         config.add_cleanup(self.garbage.give_back)
         self._shown: dict[Path, str] = {}
+        #: The workflows in code of each file.
+        self._workflows: dict[Path, list[Workflow]] = {}
         config.stash[COLLECTING] = self
         # The lists are pytest's own and are changed in place: its assertion rewriting holds them too.
         config.getini("python_files")[:] = options.files
@@ -103,13 +108,38 @@ class Collecting:
     @pytest.hookimpl(tryfirst=True)
     def pytest_pycollect_makeitem(
         self, collector: pytest.Module | pytest.Class, name: str, obj: object
-    ) -> list[pytest.Item] | None:
+    ) -> list[pytest.Item] | list[pytest.Collector] | None:
         """Return an empty list for what is not to become a task, None for what pytest shall look at."""
         if isinstance(obj, type):
             return self._look_at_class(collector, name, obj)
+        if type(obj).__name__ == "Workflow":
+            return self._look_at_workflow(collector, name, obj)
         if not self.functions.matches(name):
             return None
         return self._look_at_function(collector, name, obj)
+
+    def _look_at_workflow(
+        self, collector: pytest.Module | pytest.Class, name: str, obj: object
+    ) -> list[pytest.Collector] | None:
+        # Most flows have none, and need not pay for what makes them run by themselves.
+        from pytest_flowforge.plugin.coded import WorkflowNode  # noqa: PLC0415
+        from pytest_flowforge.workflow import Workflow  # noqa: PLC0415
+
+        if not isinstance(obj, Workflow):
+            return None
+        path = Path(obj.file)
+        at_home = path == collector.path or not (self.files.matches(path) or collector.session.isinitpath(path))
+        if not at_home or not isinstance(collector, pytest.Module) or obj in self._workflows.get(collector.path, ()):
+            return []
+        self._workflows.setdefault(collector.path, []).append(obj)
+        if any(other is not obj and other.name == obj.name for other in self._workflows[collector.path]):
+            self._problem(
+                collector, name, f"there are two workflows called {obj.name!r}: give one of them another name"
+            )
+            return []
+        for pool, size in obj.graph.pools.items():
+            self.collected.pools[pool] = min(size, self.collected.pools.get(pool, size))
+        return [WorkflowNode.from_parent(collector, name=obj.name, workflow=obj)]
 
     def _look_at_class(self, collector: pytest.Collector, name: str, obj: type) -> list[pytest.Item] | None:
         if any(base.__module__.startswith("unittest") and base.__name__ == "TestCase" for base in obj.__mro__):

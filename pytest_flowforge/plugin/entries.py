@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pytest
 
     from pytest_flowforge.core.model import Location, TaskId
+    from pytest_flowforge.workflow import Task
 
 __all__ = ["Entry", "TaskFunction", "task_id"]
 
@@ -27,8 +28,8 @@ def task_id(item: pytest.Item) -> TaskId:
 class TaskFunction:
     """A function that is a task, or several when it is parametrized.
 
-    ``owner`` is the class it is a method of (``FlowTrain``), or empty; ``name`` the function's name without the
-    prefix that makes it a task.
+    ``owner`` is the class it is a method of (``FlowTrain``), or the workflow it belongs to, or empty; ``name`` the
+    function's name without the prefix that makes it a task. ``declared`` is the task in code that it is, if it is one.
     """
 
     path: Path
@@ -36,6 +37,7 @@ class TaskFunction:
     function: str
     name: str
     location: Location
+    declared: Task | None = None
     entries: list[Entry] = field(default_factory=list)
     _joiner: Joiner | None = None
     #: Made when it is asked for: most functions are one task, and there may be very many.

@@ -119,7 +119,7 @@ def _links(home: TaskFunction, directory: Directory, blueprint: Blueprint) -> _L
     links = _Links()
     for name in view.names:
         try:
-            task = directory.named(name, home)
+            task = _given(name, home, directory) or directory.named(name, home)
         except Ambiguous as error:
             if name in view.parameters or not view.is_fixture(name):
                 _complain(blueprint, home.location, _no_way_to_choose(name, home, error))
@@ -136,6 +136,12 @@ def _links(home: TaskFunction, directory: Directory, blueprint: Blueprint) -> _L
         else:
             _complain_unknown(blueprint, directory, home, name, view)
     return links
+
+
+def _given(name: str, home: TaskFunction, directory: Directory) -> TaskFunction | None:
+    """The task whose result a workflow in code hands to the parameter *name*, where it says so."""
+    given = None if home.declared is None else home.declared.arguments.get(name)
+    return directory.resolve(given, home)[0] if callable(given) else None
 
 
 def _link(links: _Links, name: str, task: TaskFunction, view: FixtureView) -> None:

@@ -110,6 +110,9 @@ class Marks:
         mark = self._closest("retry")
         if mark is None:
             return RetryPolicy(max_retries=default) if default else NO_RETRY
+        if mark.args and isinstance(mark.args[0], RetryPolicy):
+            # That of a task in code, which was looked at when it was made.
+            return mark.args[0]
         policy = rules.retry(**_bound(rules.retry, mark))
         if isinstance(policy.wait, rules.Strategy):
             policy.wait.fatal = (KeyboardInterrupt, pytest.exit.Exception)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_flowforge.plugin.collecting import Collecting
+    from pytest_flowforge.workflow import Task
 
 __all__ = ["Ambiguous", "BadReference", "Directory", "FileNotCollected", "LostReference", "is_called", "split"]
 
@@ -62,6 +63,8 @@ class Directory:
         self.entries: dict[TaskId, Entry] = {}
         #: (file, class or "", function name) -> the function.
         self._functions: dict[tuple[Path, str, str], TaskFunction] = {}
+        #: Tasks in code, by the identity of the task and of its function; both live as long as their workflow.
+        self._in_code: dict[int, TaskFunction] = {}
         #: file -> task name -> the functions called that: one, unless methods of several classes share the name.
         self._files: dict[Path, dict[str, tuple[TaskFunction, ...]]] = {}
         self._suggestions = 400
@@ -157,8 +160,7 @@ class Directory:
 
     def _home(self, item: pytest.Function) -> TaskFunction:
         # Most are plain functions, and looking for their class is a walk up to the session.
-        cls = None if isinstance(item.parent, pytest.Module) else item.cls
-        owner = "" if cls is None else _nested(cls.__qualname__)
+        owner = "" if isinstance(item.parent, pytest.Module) else _owner(item)
         key = (item.path, owner, item.originalname)
         home = self._functions.get(key)
         if home is None:
@@ -181,7 +183,12 @@ class Directory:
         shown = self._collecting.shown(item.path)
         line = (item.location[1] or 0) + 1
         name = self._collecting.functions.task_name(item.originalname)
-        return TaskFunction(item.path, owner, item.originalname, name, Location(shown, line))
+        declared: Task | None = getattr(item.obj, "flowforge_task", None)
+        home = TaskFunction(item.path, owner, item.originalname, name, Location(shown, line), declared)
+        if declared is not None:
+            self._in_code[id(declared)] = home
+            self._in_code.setdefault(id(declared.func), home)
+        return home
 
     # ------------------------------------------------------------------ looking up
 
@@ -269,6 +276,9 @@ class Directory:
         return stems
 
     def _by_function(self, function: Callable[..., Any]) -> TaskFunction:
+        in_code = self._in_code.get(id(function))
+        if in_code is not None:
+            return in_code
         written = origin(function)
         home = None if written is None else self._by_origin(written)
         if home is None:
@@ -330,6 +340,13 @@ def split(text: str) -> tuple[str, str, str | None]:
     plain, bracket, variant = text.partition("[")
     head, _, name = plain.rpartition("::")
     return head, name, variant.removesuffix("]") if bracket else None
+
+
+def _owner(item: pytest.Function) -> str:
+    """The class or the workflow in code that the function of *item* belongs to."""
+    if getattr(item.obj, "flowforge_task", None) is not None:
+        return item.parent.name if item.parent is not None else ""
+    return "" if item.cls is None else _nested(item.cls.__qualname__)
 
 
 def _nested(qualified: str) -> str:

@@ -194,7 +194,8 @@ class FlowSession:
         problems += fixtures.register_results(blueprint.shared)
         graph = None
         try:
-            graph = TaskGraph.build(blueprint.tasks, self._options.pools)
+            pools = {**self._collecting.collected.pools, **self._options.pools}
+            graph = TaskGraph.build(blueprint.tasks, pools)
         except GraphError as error:
             problems += error.problems
         problems.sort(key=_place)

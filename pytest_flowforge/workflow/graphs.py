@@ -148,7 +148,7 @@ class TaskGraph:
             return
         if name in task.arguments:
             value = task.arguments[name]
-            upstream = self._given(value)
+            upstream = self.task_of(value)
             if upstream is None and isinstance(value, Task):
                 problems.append(_problem(task, f"arguments of {quoted(task.name)}: {_stranger(value)}"))
             elif upstream is None:
@@ -166,8 +166,8 @@ class TaskGraph:
             )
             problems.append(_problem(task, text))
 
-    def _given(self, value: Any) -> Task | None:
-        """Return the task that *value* is, or is the function of; None where it is just a value."""
+    def task_of(self, value: Any) -> Task | None:
+        """Return the task of this graph that *value* is, or is the function of; None where it is just a value."""
         if isinstance(value, Task):
             return value if self._tasks.get(value.name) is value else None
         own = self._of_function.get(_identity(value), ()) if callable(value) else ()

@@ -20,7 +20,10 @@ from pytest_flowforge.core.retry import NO_RETRY, RetryPolicy
 from pytest_flowforge.errors import GraphError, Problem
 from pytest_flowforge.wording import quoted
 
-__all__ = ["Reference", "Task", "name_of"]
+__all__ = ["NOT_IN_NAMES", "Reference", "Task", "name_of"]
+
+#: In ids of tasks these tell files, classes and parameter sets apart.
+NOT_IN_NAMES = ("::", "[", "]")
 
 #: What names a task: its name, its function, or the task itself.
 Reference: TypeAlias = "str | Callable[..., Any] | Task"
@@ -124,9 +127,9 @@ def name_of(func: Callable[..., Any]) -> str:
 
 
 def _checked_name(name: object) -> str:
-    if isinstance(name, str) and name.strip() and name.isprintable() and "::" not in name:
+    if isinstance(name, str) and name.strip() and name.isprintable() and not any(part in name for part in NOT_IN_NAMES):
         return name
-    msg = "a task needs a name: a printable text without '::'"
+    msg = "a task needs a name: a printable text without '::', '[' and ']'"
     raise rules.BadRule(msg)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextvars import ContextVar
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -11,7 +12,7 @@ from pytest_flowforge.errors import GraphError, Problem, WorkflowError
 from pytest_flowforge.wording import quoted
 from pytest_flowforge.workflow.graphs import TaskGraph
 from pytest_flowforge.workflow.scheduler import Past, Scheduler
-from pytest_flowforge.workflow.tasks import Task, name_of
+from pytest_flowforge.workflow.tasks import NOT_IN_NAMES, Task, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -44,6 +45,8 @@ class Workflow:
         self, name: str, *, pools: Mapping[str, int] = NO_POOLS, checkpoint: Checkpoint | str | Path | None = None
     ) -> None:
         self.name = _checked(name)
+        #: The file in which it was made, as Python has it.
+        self.file = sys._getframe(1).f_code.co_filename  # noqa: SLF001 - the one way to know who calls
         self.graph = TaskGraph(pools=pools)
         self.checkpoint = checkpoint
         self._past = Past()
@@ -119,9 +122,9 @@ class Workflow:
 
 
 def _checked(name: object) -> str:
-    if isinstance(name, str) and name.strip() and name.isprintable():
+    if isinstance(name, str) and name.strip() and name.isprintable() and not any(part in name for part in NOT_IN_NAMES):
         return name
-    msg = f"Workflow({quoted(name)}): a workflow needs a name, which is a printable text"
+    msg = f"Workflow({quoted(name)}): a workflow needs a name: a printable text without '::', '[' and ']'"
     raise WorkflowError(msg)
 
 
