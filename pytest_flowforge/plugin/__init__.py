@@ -8,10 +8,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
-    import pytest
+    from pytest_flowforge.plugin.inner_runs import RunFlow
 
 __all__: list[str] = []
+
+
+@pytest.fixture
+def run_flow(request: pytest.FixtureRequest) -> RunFlow:
+    """Run a flow file, or a Workflow, within a test, with stand-ins for some tasks, and return its Run.
+
+    ``run_flow("flows/flow_etl.py", replace={"extract": [1]})["load"]`` is the result of the task ``load``.
+    """
+    from pytest_flowforge.plugin.inner_runs import RunFlow  # noqa: PLC0415 - see the module docstring
+
+    return RunFlow(request)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

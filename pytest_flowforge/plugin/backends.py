@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pytest_flowforge.plugin.outcomes import Attempt
     from pytest_flowforge.plugin.reporting import Phase
     from pytest_flowforge.plugin.session_time import SessionTime
+    from pytest_flowforge.plugin.stand_ins import Observer
     from pytest_flowforge.plugin.values import Arrivals, Values
     from pytest_flowforge.ports import Clock, EventSink, Executor, Finished, Job
 
@@ -59,6 +60,8 @@ class Work:
     time: SessionTime
     grace: float
     page: LivePage | None
+    #: For a session within a test: who wants to know.
+    observer: Observer | None = None
 
     def comes_again(self, entry: Entry, attempt: Attempt) -> bool:
         """Whether *attempt*, as far as it has come, will be followed by another."""
@@ -71,6 +74,8 @@ class Work:
         """Store what *task* has returned in this process; return whether that could be done."""
         if self.page is not None:
             self.page.take(task, value)
+        if self.observer is not None:
+            self.observer.take(task, value)
         keeper = self.checkpointing.keeper
         return keeper is not None and keeper.put(task, self.graph[task].label, value)
 

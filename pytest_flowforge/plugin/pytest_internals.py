@@ -58,7 +58,7 @@ if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from types import FrameType
 
     from _pytest.fixtures import FixtureDef
@@ -424,6 +424,20 @@ def another_item(item: pytest.Function, label: str) -> pytest.Function:
     # Those that conftest.py files have added, too.
     other.own_markers[:] = item.own_markers
     other.keywords.update({mark.name: mark for mark in item.own_markers})
+    return other
+
+
+def item_like(item: pytest.Function, function: Any, *, without: Collection[str] = ()) -> pytest.Function:
+    """Return a new item in the place of *item* that calls *function*, with its marks but for those in *without*."""
+    callspec = getattr(item, "callspec", None)
+    other: pytest.Function = pytest.Function.from_parent(
+        item.parent, name=item.name, callspec=callspec, callobj=function, originalname=item.originalname
+    )
+    # What parametrize has made of its arguments is known to the function of the file only.
+    known, own = item._fixtureinfo.name2fixturedefs, other._fixtureinfo.name2fixturedefs  # noqa: SLF001
+    own.update((name, known[name]) for name in getattr(callspec, "params", ()) if name in known)
+    other.own_markers[:] = [mark for mark in item.own_markers if mark.name not in without]
+    other.keywords.update({mark.name: mark for mark in other.own_markers})
     return other
 
 

@@ -28,6 +28,7 @@ from pytest_flowforge.plugin.choosing import LOCAL, PROCESS, THREAD, Choice, cho
 from pytest_flowforge.plugin.collecting import Collecting
 from pytest_flowforge.plugin.command import resume_command
 from pytest_flowforge.plugin.drawing import draw_all, is_task
+from pytest_flowforge.plugin.entries import task_id
 from pytest_flowforge.plugin.fanning import FanOut, NotMappable
 from pytest_flowforge.plugin.fitting import fit, fitted
 from pytest_flowforge.plugin.graphing import Blueprint
@@ -42,6 +43,7 @@ from pytest_flowforge.plugin.running import Runner
 from pytest_flowforge.plugin.selecting import NodeIds, by_expressions, only_one, take_node_ids
 from pytest_flowforge.plugin.sendable import SendableWarnings
 from pytest_flowforge.plugin.session_time import SessionTime
+from pytest_flowforge.plugin.stand_ins import OBSERVER, STAND_INS, StandIns
 from pytest_flowforge.plugin.terminal import Terminal
 from pytest_flowforge.plugin.values import Arrivals, Reading
 from pytest_flowforge.plugin.watching import Watching
@@ -149,6 +151,9 @@ class FlowSession:
         #: Items that this session, or another plugin, has left out.
         self._deselected: set[pytest.Item] = set()
         self._flows: _Flows | None = None
+        #: For a session within a test.
+        self._stand_ins = config.stash.get(STAND_INS, None) or StandIns({})
+        self._observer = config.stash.get(OBSERVER, None)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionstart(self, session: pytest.Session) -> None:
@@ -185,17 +190,31 @@ class FlowSession:
         requested = self._node_ids.choose(items) if self._node_ids else list(items)
         directory, blueprint = draw_all(session, items, self._collecting, self._options)
         self._collecting.garbage.set_aside()
+        if self._stand_ins:
+            before = TaskGraph.build(blueprint.tasks, self._pools)
+            everything = self._stand_ins.put_in([entry.item for entry in directory.entries.values()], directory.entries)
+            adopt(everything)
+            directory, blueprint = draw_all(session, everything, self._collecting, self._options)
+            after = TaskGraph.build(blueprint.tasks, self._pools)
+            needed = self._stand_ins.needed(before, after)
+            requested = [directory.entries[task_id(item)].item for item in requested if task_id(item) in needed]
+            items[:] = everything
         self._keep(items, requested)
         return directory, blueprint
+
+    @property
+    def _pools(self) -> Mapping[str, int]:
+        """The sizes of pools: those that workflows in code have given, and before these what was asked for here."""
+        return {**self._collecting.collected.pools, **self._options.pools}
 
     def _check(self, session: pytest.Session, items: list[pytest.Item], blueprint: Blueprint) -> TaskGraph | None:
         """Return the graph of all tasks; None when files could not be collected, which pytest reports itself."""
         problems = [*self._collecting.collected.problems, *blueprint.problems]
         problems += fixtures.register_results(blueprint.shared)
+        problems += self._stand_ins.problems
         graph = None
         try:
-            pools = {**self._collecting.collected.pools, **self._options.pools}
-            graph = TaskGraph.build(blueprint.tasks, pools)
+            graph = TaskGraph.build(blueprint.tasks, self._pools)
         except GraphError as error:
             problems += error.problems
         problems.sort(key=_place)
@@ -205,6 +224,8 @@ class FlowSession:
         elif problems:
             items.clear()
             self._terminal.show_problems(problems)
+            if self._observer is not None:
+                self._observer.refuse(problems)
             raise pytest.UsageError(*_as_arguments(problems))
         return None if collected_badly else graph
 
@@ -393,6 +414,7 @@ class FlowSession:
             SessionTime(self._config, self._options.session_grace, interrupts, engine),
             self._options.grace,
             self._watching.page,
+            self._observer,
         )
 
     def _run(self, session: pytest.Session, flows: _Flows) -> None:
@@ -408,6 +430,9 @@ class FlowSession:
         )
         self._config.pluginmanager.register(accounting, "flowforge-accounting")
         runner.sinks.append(accounting)
+        if self._observer is not None:
+            self._observer.begin(flows.graph, flows.entries)
+            runner.sinks.append(self._observer)
         # As for those that are added while the run goes on: progress is shown as a part of all.
         session.testscollected += sum(max(len(ids) - 1, 0) for ids in flows.blueprint.instances.values())
         self._collecting.garbage.set_aside()

@@ -27,9 +27,9 @@ class _Given:
 def replaced(graph: TaskGraph, replace: Mapping[str, Any]) -> TaskGraph:
     """Return *graph* with the functions or values that *replace* has for some of its tasks, by name.
 
-    A function is called with what its own parameters are named after. A value is the result as it stands. Everything
-    else that holds for the task stays (its trigger rule, retries, pools). Raises :class:`GraphError` for a name that
-    is no task.
+    A function is called with what its own parameters are named after; everything else that holds for the task stays:
+    what it depends on, its trigger rule, retries, pools. A value is the result as it stands, and waits for nothing.
+    Raises :class:`GraphError` for a name that is no task.
     """
     problems, new = [], {}
     for name, by in replace.items():
@@ -46,12 +46,12 @@ def replaced(graph: TaskGraph, replace: Mapping[str, Any]) -> TaskGraph:
 
 
 def _stand_in(task: Task, by: Any) -> Task:
-    func = by if callable(by) else _Given(by)
-    own = Task(task.name, func)
+    if not callable(by):
+        return Task(task.name, _Given(by))
+    own = Task(task.name, by)
     return _copy(
         task,
-        func=func,
-        depends_on=task.depends_on if own.parameters else (),
+        func=by,
         arguments={name: value for name, value in task.arguments.items() if name in own.parameters},
         resources={name: make for name, make in task.resources.items() if name in own.parameters},
     )

@@ -1,0 +1,105 @@
+"""Functions and values in the place of tasks, for flows that are run within tests."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pytest
+
+from pytest_flowforge.errors import Problem
+from pytest_flowforge.plugin.pytest_internals import item_like
+from pytest_flowforge.wording import quoted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from pytest_flowforge.core.graph import TaskGraph
+    from pytest_flowforge.core.messages import Event
+    from pytest_flowforge.core.model import TaskId
+    from pytest_flowforge.plugin.entries import Entry
+
+__all__ = ["OBSERVER", "STAND_INS", "Observer", "StandIns"]
+
+
+class StandIns:
+    """What *replaced* has for tasks, by name: functions to be called, and values to be taken."""
+
+    def __init__(self, replaced: Mapping[str, Any]) -> None:
+        self._replaced = dict(replaced)
+        self.problems: list[Problem] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._replaced)
+
+    def put_in(self, items: Sequence[pytest.Function], entries: Mapping[TaskId, Entry]) -> list[pytest.Function]:
+        """Return *items* with stand-ins in the place of some; what is wrong with names is in ``problems``."""
+        known = {entry.item: entry for entry in entries.values()}
+        by_name: dict[str, list[pytest.Function]] = {}
+        for item in items:
+            for name in _names_of(known[item]):
+                by_name.setdefault(name, []).append(item)
+        new: dict[pytest.Item, pytest.Function] = {}
+        for name, by in self._replaced.items():
+            if name not in by_name:
+                close = difflib.get_close_matches(name, [entry.name for entry in entries.values()], n=1)
+                hint = f"; did you mean {quoted(close[0])}?" if close else ""
+                self.problems.append(Problem("", f"replace: {quoted(name)} names no task{hint}"))
+            new.update((item, _stand_in(item, by)) for item in by_name.get(name, ()))
+        return [new.get(item, item) for item in items]
+
+    def needed(self, before: TaskGraph, after: TaskGraph) -> frozenset[TaskId]:
+        """Return what is to run: what nobody waited for *before* there were stand-ins, and what that needs *after*."""
+        ends = [task.id for task in before if not before.downstream(task.id)]
+        return after.ancestors(ends).union(ends)
+
+
+class Observer(Protocol):
+    """Who is told of everything that a session does, from within the same process; a sink for its events."""
+
+    def refuse(self, problems: Sequence[Problem]) -> None:
+        """The flow is wrong: nothing is run."""
+
+    def begin(self, graph: TaskGraph, entries: Mapping[TaskId, Entry]) -> None:
+        """The run of *graph* begins; both may grow."""
+
+    def take(self, task: TaskId, value: Any) -> None:
+        """*task* has returned *value*."""
+
+    def __call__(self, event: Event) -> None: ...
+
+
+#: Where the config of a session has these, if it has any.
+STAND_INS: pytest.StashKey[StandIns] = pytest.StashKey()
+OBSERVER: pytest.StashKey[Observer] = pytest.StashKey()
+
+
+def _names_of(entry: Entry) -> tuple[str, ...]:
+    home = entry.home
+    names = (entry.name, home.label, home.name, home.function)
+    return (*names, entry.id, f"{entry.id.partition('::')[0]}::{home.label}")
+
+
+def _stand_in(item: pytest.Function, by: Any) -> pytest.Function:
+    """Return an item that is called as *item* is, and calls *by*, or returns it.
+
+    A function waits for what its own parameters and the marks of the task name; a value for nothing.
+    """
+    if not callable(by):
+        return item_like(item, _returning(by), without=("depends_on", "map", "retry"))
+    function = by if inspect.isfunction(by) else _calling(by)
+    asks = bool(inspect.signature(function).parameters)
+    return item_like(item, function, without=() if asks else ("map",))
+
+
+def _calling(by: Callable[..., Any]) -> Callable[..., Any]:
+    def stand_in(**inputs: Any) -> Any:
+        return by(**inputs)
+
+    stand_in.__signature__ = inspect.signature(by)  # type: ignore[attr-defined]
+    return stand_in
+
+
+def _returning(value: Any) -> Callable[[], Any]:
+    return lambda: value
