@@ -23,6 +23,7 @@ from pytest_flowforge.plugin.fingerprints import Fingerprints, digest_of_graph
 from pytest_flowforge.plugin.options import Mode
 from pytest_flowforge.plugin.pytest_internals import make_cache_folder
 from pytest_flowforge.plugin.settings import settings_of
+from pytest_flowforge.plugin.stand_ins import OBSERVER
 from pytest_flowforge.report.changes import Change
 from pytest_flowforge.wording import plural
 
@@ -118,7 +119,7 @@ class Checkpointing:
             if chosen.required or chosen.replay or chosen.isolate:
                 msg = "nothing is kept without the cache of pytest (-p no:cacheprovider): add --ff-checkpoint DIR"
                 raise pytest.UsageError(msg)
-            if runs:
+            if runs and OBSERVER not in self._config.stash:
                 self._tell(
                     "results are not being saved: pytest keeps nothing without its cache (-p no:cacheprovider); "
                     "--ff-checkpoint=DIR would keep them"

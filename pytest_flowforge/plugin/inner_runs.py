@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,6 +21,7 @@ from pytest_flowforge.core.graph import TaskGraph
 from pytest_flowforge.core.messages import Event, InstancesAdded, TaskMoved
 from pytest_flowforge.core.metrics import Metrics
 from pytest_flowforge.core.model import TaskId
+from pytest_flowforge.core.states import SUCCEEDED
 from pytest_flowforge.core.summary import Summary
 from pytest_flowforge.errors import GraphError, WorkflowError
 from pytest_flowforge.plugin.stand_ins import OBSERVER, STAND_INS, Observer, StandIns
@@ -69,7 +71,7 @@ class RunFlow:
             return flow.run(replace=replace or {})
         path = self._find(Path(flow))
         inner = InnerRun(path.stem, replace or {})
-        with _outer_things_aside():
+        with _outer_things_aside(), _as_it_is_now(path):
             status = pytest.main([*self._arguments(path), *args], plugins=[inner])
         if inner.problems:
             raise GraphError(inner.problems)
@@ -89,9 +91,11 @@ class RunFlow:
 
     def _arguments(self, path: Path) -> list[str]:
         config = self._config
-        arguments = ["--flowforge", str(path), f"--rootdir={config.rootpath}", "-o", "addopts="]
-        if config.inipath is not None:
-            arguments += ["-c", str(config.inipath)]
+        arguments = ["--flowforge", str(path), "-o", "addopts="]
+        if path.is_relative_to(config.rootpath):
+            # As the flow would be run from there; one that lies elsewhere has settings of its own.
+            arguments.append(f"--rootdir={config.rootpath}")
+            arguments += ["-c", str(config.inipath)] if config.inipath is not None else []
         for plugin in _NOT_INSIDE:
             arguments += ["-p", f"no:{plugin}"]
         manager = config.pluginmanager
@@ -116,6 +120,7 @@ class InnerRun(Observer):
         self._results: dict[TaskId, Any] = {}
         self._errors: dict[TaskId, BaseException] = {}
 
+    @pytest.hookimpl(tryfirst=True)
     def pytest_configure(self, config: pytest.Config) -> None:
         config.stash[STAND_INS] = self._stand_ins
         config.stash[OBSERVER] = self
@@ -160,11 +165,7 @@ class InnerRun(Observer):
             "",
             now,
             {str(task): state for task, state in now.states.items()},
-            {
-                called[task]: value
-                for task, value in self._results.items()
-                if now.states.get(called[task]) in _DONE_WELL
-            },
+            {str(task): results[task] for task, state in now.states.items() if state in SUCCEEDED and task in results},
             {called[task]: error for task, error in failed.items()},
             _measured=metrics,
         )
@@ -210,3 +211,30 @@ def _outer_things_aside() -> Iterator[None]:
             # The time-out of the test goes on; what the tasks have taken is not counted.
             signal.signal(signal.SIGALRM, alarm)
             signal.setitimer(signal.ITIMER_REAL, left)
+
+
+#: The files of flows that were run in this process, with what tells their versions apart.
+_VERSIONS: dict[Path, tuple[int, int]] = {}
+
+
+@contextmanager
+def _as_it_is_now(path: Path) -> Iterator[None]:
+    """Have the flow file *path* imported, and not another one of that name, or what it was before it was written anew.
+
+    A module that a test has imported from that very file is the one that runs.
+    """
+    if not path.is_file():
+        yield
+        return
+    status = path.stat()
+    version = (status.st_mtime_ns, status.st_size)
+    module = sys.modules.get(path.stem)
+    file = getattr(module, "__file__", None)
+    if module is not None and (file is None or Path(file) != path or _VERSIONS.get(path, version) != version):
+        del sys.modules[path.stem]
+    _VERSIONS[path] = version
+    writes_no_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = writes_no_bytecode

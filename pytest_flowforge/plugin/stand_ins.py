@@ -46,7 +46,14 @@ class StandIns:
                 close = difflib.get_close_matches(name, [entry.name for entry in entries.values()], n=1)
                 hint = f"; did you mean {quoted(close[0])}?" if close else ""
                 self.problems.append(Problem("", f"replace: {quoted(name)} names no task{hint}"))
-            new.update((item, _stand_in(item, by)) for item in by_name.get(name, ()))
+            found = by_name.get(name, [])
+            # Variants of a function ask for the same, whoever is called for them.
+            some = any(len(known[item].home.entries) > len(found) for item in found)
+            for item in found:
+                try:
+                    new[item] = _in_the_place_of_one(item, by) if some else _stand_in(item, by)
+                except _AsksForMore as error:
+                    self.problems.append(Problem("", f"replace: {quoted(name)}: {error}"))
         return [new.get(item, item) for item in items]
 
     def needed(self, before: TaskGraph, after: TaskGraph) -> frozenset[TaskId]:
@@ -91,6 +98,27 @@ def _stand_in(item: pytest.Function, by: Any) -> pytest.Function:
     function = by if inspect.isfunction(by) else _calling(by)
     asks = bool(inspect.signature(function).parameters)
     return item_like(item, function, without=() if asks else ("map",))
+
+
+class _AsksForMore(Exception):
+    """A stand-in for one of several variants asks for something that these do not get; the text is for people."""
+
+
+def _in_the_place_of_one(item: pytest.Function, by: Any) -> pytest.Function:
+    """The same for one of several variants, which are told apart by nothing but their parameters."""
+    function = by if callable(by) else _returning(by)
+    asked = list(inspect.signature(function).parameters)
+    known = inspect.signature(item.obj).parameters
+    more = [name for name in asked if name not in known]
+    if more:
+        msg = f"the function asks for {quoted(more[0])}, which {item.originalname} does not: replace all its variants"
+        raise _AsksForMore(msg)
+
+    def stand_in(**inputs: Any) -> Any:
+        return function(**{name: inputs[name] for name in asked})
+
+    stand_in.__signature__ = inspect.signature(item.obj)  # type: ignore[attr-defined]
+    return item_like(item, stand_in)
 
 
 def _calling(by: Callable[..., Any]) -> Callable[..., Any]:
