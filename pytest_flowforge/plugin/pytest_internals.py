@@ -414,12 +414,14 @@ def another_item(item: pytest.Function, label: str) -> pytest.Function:
     parameters = getattr(item, "callspec", None) or _CallSpec()
     # pytest makes the name and the node id of these; a list that is shared would change those of all.
     parameters = dataclasses.replace(parameters, _idlist=[*parameters._idlist, label])  # noqa: SLF001
+    stand_in = {"callobj": item.stash[_CALLED]} if _CALLED in item.stash else {}
     other: pytest.Function = type(item).from_parent(
         item.parent,
         name=f"{item.originalname}[{parameters.id}]",
         callspec=parameters,
         fixtureinfo=item._fixtureinfo,  # noqa: SLF001
         originalname=item.originalname,
+        **stand_in,
     )
     # Those that conftest.py files have added, too.
     other.own_markers[:] = item.own_markers
@@ -427,18 +429,38 @@ def another_item(item: pytest.Function, label: str) -> pytest.Function:
     return other
 
 
+#: What an item calls that stands in the place of another.
+_CALLED: pytest.StashKey[Any] = pytest.StashKey()
+
+
 def item_like(item: pytest.Function, function: Any, *, without: Collection[str] = ()) -> pytest.Function:
     """Return a new item in the place of *item* that calls *function*, with its marks but for those in *without*."""
     callspec = getattr(item, "callspec", None)
+    if item.cls is not None:
+        function = _as_a_method(function)
     other: pytest.Function = pytest.Function.from_parent(
         item.parent, name=item.name, callspec=callspec, callobj=function, originalname=item.originalname
     )
+    other.stash[_CALLED] = function
     # What parametrize has made of its arguments is known to the function of the file only.
     known, own = item._fixtureinfo.name2fixturedefs, other._fixtureinfo.name2fixturedefs  # noqa: SLF001
     own.update((name, known[name]) for name in getattr(callspec, "params", ()) if name in known)
     other.own_markers[:] = [mark for mark in item.own_markers if mark.name not in without]
     other.keywords.update({mark.name: mark for mark in other.own_markers})
     return other
+
+
+def _as_a_method(function: Any) -> Any:
+    """Return *function* with a parameter before its own, which pytest takes for ``self`` and hands nothing to."""
+
+    def call(**arguments: Any) -> Any:
+        return function(**arguments)
+
+    signature = inspect.signature(function)
+    itself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    others = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in signature.parameters.values()]
+    call.__signature__ = signature.replace(parameters=[itself, *others])  # type: ignore[attr-defined]
+    return call
 
 
 @contextmanager

@@ -120,20 +120,9 @@ class TaskGraph:
         tasks, arriving = {}, {}
         pure = []
         for task in self:
-            arrives = Arriving()
-            needs: dict[TaskId, None] = {}
-            for reference in task.depends_on:
-                try:
-                    needs[_id(self._find(reference))] = None
-                except _NoSuchTask as error:
-                    problems.append(_problem(task, f"depends_on of {quoted(task.name)}: {error}"))
-            for name in task.parameters:
-                self._arrive(task, name, arrives, problems)
-            needs.update(dict.fromkeys(arrives.results.values()))
-            if arrives.upstream is not None:
-                arrives.upstream = {str(need): need for need in needs}
+            needs, arrives = self._link(task, problems)
             tasks[_id(task)], arriving[_id(task)] = task, arrives
-            pure.append(_pure(task, tuple(needs)))
+            pure.append(_pure(task, needs))
         try:
             graph = core.TaskGraph.build(pure, self.pools)
         except GraphError as error:
@@ -141,6 +130,27 @@ class TaskGraph:
         if problems:
             raise GraphError(problems)
         return Plan(graph, tasks, arriving)
+
+    def ends(self) -> tuple[str, ...]:
+        """Return the names of the tasks that no other one waits for, whatever is wrong with the graph."""
+        waited_for = {need for task in self for need in self._link(task, [])[0]}
+        return tuple(task.name for task in self if _id(task) not in waited_for)
+
+    def _link(self, task: Task, problems: list[Problem]) -> tuple[tuple[TaskId, ...], Arriving]:
+        """Return what *task* waits for and what arrives at it; what is wrong is added to *problems*."""
+        arrives = Arriving()
+        needs: dict[TaskId, None] = {}
+        for reference in task.depends_on:
+            try:
+                needs[_id(self._find(reference))] = None
+            except _NoSuchTask as error:
+                problems.append(_problem(task, f"depends_on of {quoted(task.name)}: {error}"))
+        for name in task.parameters:
+            self._arrive(task, name, arrives, problems)
+        needs.update(dict.fromkeys(arrives.results.values()))
+        if arrives.upstream is not None:
+            arrives.upstream = {str(need): need for need in needs}
+        return tuple(needs), arrives
 
     def _arrive(self, task: Task, name: str, arrives: Arriving, problems: list[Problem]) -> None:
         """Take note of what arrives at the parameter *name* of *task*."""

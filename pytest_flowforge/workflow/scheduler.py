@@ -226,8 +226,7 @@ def _chosen(graph: TaskGraph, plan: Plan, targets: Any, original: TaskGraph) -> 
         return plan.graph
     else:
         # What nobody waits for is what a run is about; what only replaced tasks needed is not.
-        before = original.plan().graph
-        names = [task.id for task in before if not before.downstream(task.id)]
+        names = [TaskId(name) for name in original.ends()]
     return plan.graph.restrict(select(plan.graph, names).all)
 
 
