@@ -152,7 +152,7 @@ class LivePage:
         began = self._clock()
         try:
             self._file.write(self._page.render(self._now(), refresh and min(refresh, _LONGEST_REFRESH)))
-        except (OSError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody's task is to fail of it
             self._given_up = True
             self._tell(f"--ff-report {self._name}: {one_line(error)}; nothing more is written there")
         ended = self._clock()

@@ -99,6 +99,17 @@ def test_instances_are_tasks_of_the_page_from_when_they_are_known() -> None:
     assert (added["id"], added["instance_of"], added["state"]) == (one, 1, "success")
 
 
+def test_a_page_that_is_written_while_the_graph_grows_shows_what_was_told_before() -> None:
+    graph = TaskGraph.build([Task(A), Task(B, (A,), mapped=True)])
+    gathering = Gathering(graph)
+    page = Page(About("t"), gathering)
+    page.render(1.0, 2.0)
+    graph.grow(B, [Task(TaskId("f.py::b[x]"), (A,), instance_of=B)])
+    run_of(gathering, A, 1.0, 2.0)
+    tasks = facts_of(page.render(3.0, 2.0))["tasks"]
+    assert [(task["id"], task["state"]) for task in tasks] == [(A, "success"), (B, "pending")]
+
+
 def test_the_critical_path_is_marked() -> None:
     gathering = Gathering(graph_of(a="", b="", c="a b"))
     gathering.apply(RunBegan(3, 0.0))

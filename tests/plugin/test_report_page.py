@@ -191,6 +191,22 @@ def test_a_page_that_can_not_be_written_does_not_end_the_run(flow: Flow) -> None
     result.stdout.fnmatch_lines(["*--ff-report out/run.html: FileNotFoundError*nothing more is written there*"])
 
 
+def test_an_error_of_the_page_is_told_once_and_harms_no_task(flow: Flow) -> None:
+    breaks = """
+from pytest_flowforge.plugin import live_page
+class Page(live_page.Page):
+    def render(self, now, refresh):
+        if self._gathering.last > self._gathering.began:
+            raise KeyError("no such task")
+        return super().render(now, refresh)
+live_page.Page = Page
+"""
+    source = "import time\ndef flow_a(): pass\ndef flow_b(a): time.sleep(3)\ndef flow_c(b): pass"
+    result = flow({"conftest.py": breaks, "flow_it.py": source}, "--ff-report=run.html", "-W", "error")
+    result.assert_outcomes(passed=3)
+    assert result.stdout.str().count("--ff-report run.html: KeyError: 'no such task'; nothing more is") == 1
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
