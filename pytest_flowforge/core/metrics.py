@@ -226,7 +226,8 @@ class Metrics:
 
     def _on_attempt(self, event: TaskMoved) -> None:
         task = event.task
-        number, started = self._running.pop(task)
+        # Ctrl-C may have come between us and the beginning.
+        number, started = self._running.pop(task, (event.attempt, event.at))
         ready = self._resume_at.pop(task, None)
         # Where it is the first, that is found out when somebody asks.
         ready = started if ready is None else min(ready, started)

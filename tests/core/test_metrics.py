@@ -17,6 +17,7 @@ from pytest_flowforge.core.messages import (
     StartAttempt,
     StopRequested,
     TaskExpanded,
+    TaskMoved,
     TimeReached,
 )
 from pytest_flowforge.core.metrics import Metrics, RunMetrics, WaitedFor
@@ -48,6 +49,18 @@ def test_nothing_has_happened_yet() -> None:
     assert run.tasks[tid("a")].attempts == ()
     assert (run.makespan, run.work, run.speed_up, run.cpu, run.critical_path) == (0.0, 0.0, 0.0, None, ())
     assert not run.ended
+
+
+def test_an_attempt_whose_beginning_was_missed_took_no_time() -> None:
+    play = Play(task("a")).start()
+    play.now = 1.0
+    play.finish("a")
+    metrics = Metrics(play.graph)
+    for event in play.events:
+        if not (isinstance(event, TaskMoved) and event.after is TaskState.RUNNING):
+            metrics(event)
+    (attempt,) = metrics.snapshot().tasks[tid("a")].attempts
+    assert (attempt.number, attempt.seconds, attempt.ended_at) == (1, 0.0, 1.0)
 
 
 def test_a_diamond_goes_by_its_slower_side() -> None:
