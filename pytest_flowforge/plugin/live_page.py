@@ -72,6 +72,8 @@ class LivePage:
         self._due = 0.0
         self._wait = _LEAST
         self._given_up = False
+        #: Whether the page of the end is there.
+        self._final = False
         # Bound before any task runs: some put other clocks in the place of these.
         self._clock, self._now = time.perf_counter, time.time
 
@@ -152,6 +154,7 @@ class LivePage:
         began = self._clock()
         try:
             self._file.write(self._page.render(self._now(), refresh and min(refresh, _LONGEST_REFRESH)))
+            self._final = refresh is None
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody's task is to fail of it
             self._given_up = True
             self._tell(f"--ff-report {self._name}: {one_line(error)}; nothing more is written there")
@@ -163,7 +166,7 @@ class LivePage:
         """The run is over: the page as it is now is the last, if it was not written as such."""
         forks.forget(self)
         with self._lock:
-            if self._gathering is not None and not self._gathering.ended and not self._given_up:
+            if not self._final and not self._given_up:
                 self._write(None)
             self._given_up = True
             timer, self._timer = self._timer, None

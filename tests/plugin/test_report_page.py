@@ -184,6 +184,24 @@ def test_a_run_that_breaks_off_leaves_a_page_that_does_not_wait(flow: Flow, pyte
     assert {task["name"]: task["state"] for task in facts["tasks"]} == {"a": "interrupted", "b": "blocked"}
 
 
+def test_ctrl_c_in_the_last_writing_leaves_a_page_that_does_not_wait(flow: Flow, pytester: pytest.Pytester) -> None:
+    breaks = """
+from pytest_flowforge.plugin import live_page
+class Page(live_page.Page):
+    pressed = False
+    def render(self, now, refresh):
+        if refresh is None and not self.pressed:
+            self.pressed = True
+            raise KeyboardInterrupt
+        return super().render(now, refresh)
+live_page.Page = Page
+"""
+    result = flow({"conftest.py": breaks, "flow_it.py": "def flow_a(): pass"}, "--ff-report=run.html")
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    facts = facts_of(pytester.path / "run.html")
+    assert (facts["refresh"], facts["ended"]) == (None, True)
+
+
 def test_a_page_that_can_not_be_written_does_not_end_the_run(flow: Flow) -> None:
     source = "import pathlib, shutil\ndef flow_a(): shutil.rmtree('out')\ndef flow_b(a): pass"
     result = flow(source, "--ff-report=out/run.html")
