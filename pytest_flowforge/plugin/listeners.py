@@ -1,4 +1,7 @@
-"""The event hooks for conftest.py files and plugins, as one more fold over the event stream."""
+"""Who hears of a run without being part of it: hooks of conftest.py files and plugins, and sinks that may fail.
+
+Whatever goes wrong there is told, once, and is no fault of the run.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,39 @@ import pytest
 from pytest_flowforge.core.messages import Event, InstancesAdded, RunBegan, RunEnded, TaskMoved
 from pytest_flowforge.core.observed import Run, TaskResult
 from pytest_flowforge.core.states import DONE, TaskState
-from pytest_flowforge.failures import safe_text
+from pytest_flowforge.failures import one_line, safe_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytest_flowforge.core.graph import TaskGraph
     from pytest_flowforge.core.summary import Summary
+    from pytest_flowforge.ports import EventSink
 
-__all__ = ["Listeners"]
+__all__ = ["BestEffort", "Listeners"]
 
 _NAMES = ("run_started", "task_expanded", "task_started", "task_retrying", "task_finished", "run_finished")
+
+#: What is caught: failing and skipping are for tests and tasks. What ends a run (Ctrl-C, pytest.exit) is not among it.
+_ERRORS = (Exception, pytest.fail.Exception, pytest.skip.Exception)
+
+
+class BestEffort:
+    """A sink that hands events on to *sink*, called *name*, until that raises: *tell* hears of it, and that is all."""
+
+    def __init__(self, name: str, sink: EventSink, tell: Callable[[str], None]) -> None:
+        self._name = name
+        self._sink: EventSink | None = sink
+        self._tell = tell
+
+    def __call__(self, event: Event) -> None:
+        if self._sink is None:
+            return
+        try:
+            self._sink(event)
+        except _ERRORS as error:
+            self._sink = None
+            self._tell(f"{self._name}: {one_line(error)}; nothing more of the run is told there")
 
 
 class Listeners:
@@ -73,7 +98,7 @@ class Listeners:
             function, wanted, owner = impl
             try:
                 function(*(arguments[argument] for argument in wanted))
-            except (Exception, pytest.fail.Exception, pytest.skip.Exception) as error:  # noqa: BLE001 - not the run's fault
+            except _ERRORS as error:
                 impls.remove(impl)
                 problem = f"{type(error).__name__}: {safe_text(error)}"
                 self._tell(f"pytest_flowforge_{name} of {owner} raised {problem}; it is not called again")

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_flowforge.failures import one_line
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
 
@@ -103,8 +105,9 @@ class OutputFiles:
         for file in self._files:
             try:
                 file.write(self._writers[file.suffix](*facts))
-            except OSError as error:
-                self._tell(f"{self._option} {file.path}: could not be written ({error.strerror or error})")
+            except Exception as error:  # noqa: BLE001 - the run is over, and is what it was without the file
+                why = getattr(error, "strerror", None) or one_line(error)
+                self._tell(f"{self._option} {file.path}: could not be written ({why})")
 
 
 def place_of(config: pytest.Config, name: str) -> Path:

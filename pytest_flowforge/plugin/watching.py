@@ -55,11 +55,11 @@ class Watching:
     def follow(self, runner: Runner, work: Work) -> Iterator[None]:
         """Follow the run that goes on within."""
         metrics = Metrics(work.graph)
-        runner.watchers.append(metrics)
+        runner.watch("metrics", metrics)
         self._terminal.measures(metrics)
         if self._event_file is not None:
             self._event_file.begin(runner.run_id, runner.summary.counts)
-            runner.watchers.append(self._event_file)
+            runner.watch("--ff-events", self._event_file)
         with ExitStack() as stack:
             # However it ends.
             stack.callback(
@@ -70,7 +70,7 @@ class Watching:
             if self.page is not None:
                 stack.callback(self.page.close)
                 self.page.begin(work, work.checkpointing.durations)
-                runner.watchers.append(self.page)
+                runner.watch("--ff-report", self.page)
             if is_wanted(self._config):
                 stack.enter_context(self._status_line(runner, work))
             yield
@@ -86,7 +86,7 @@ class Watching:
             lambda: executor.slots,
             work.clock,
         )
-        runner.watchers.append(line)
+        runner.watch("status line", line)
         self._config.pluginmanager.register(line, "flowforge-status-line")
         line.open()
         try:

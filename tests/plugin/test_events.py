@@ -158,6 +158,22 @@ def test_the_run_logs_with_task_and_attempt_in_each_record(flow: Flow, pytester:
     assert lines[-1] == "INFO pytest_flowforge.run||0|run ends"
 
 
+def test_a_handler_of_the_log_that_raises_is_named_once_and_harms_no_run(flow: Flow) -> None:
+    conftest = """
+        import logging
+
+        class Broken(logging.Handler):
+            def emit(self, record):
+                raise RuntimeError("no connection")
+
+        logging.getLogger("pytest_flowforge.run").addHandler(Broken(logging.WARNING))
+    """
+    result = flow({"conftest.py": conftest, "flow_it.py": _STORY})
+
+    result.stdout.fnmatch_lines(["*1 failed, 3 passed, 1 retried, 1 blocked in *"])
+    assert result.stdout.str().count("logger pytest_flowforge.run: RuntimeError: no connection; nothing more") == 1
+
+
 def test_what_the_run_logs_is_no_output_of_a_task_and_none_of_the_terminal(flow: Flow) -> None:
     result = flow(_STORY, "-p", "no:logging")
     assert "flow_flaky: retrying" not in result.stdout.str() + result.stderr.str()

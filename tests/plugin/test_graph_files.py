@@ -259,6 +259,21 @@ def test_a_file_of_before_stays_until_the_new_one_is_complete(flow: Flow, pytest
     assert not [path for path in pytester.path.iterdir() if path.name.startswith(".tmp")]
 
 
+def test_an_error_in_the_making_of_a_file_is_told_and_fails_nothing(flow: Flow) -> None:
+    conftest = """
+        from pytest_flowforge.plugin import graph_files
+
+        def draw(graph):
+            raise ZeroDivisionError("no width")
+
+        graph_files._WRITERS[".svg"] = draw
+    """
+    files = {"conftest.py": conftest, "flow_it.py": "def flow_a(): ..."}
+    result = flow(files, "--ff-graph=graph.svg", "--ff-graph=other.json")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["--ff-graph *graph.svg: could not be written (ZeroDivisionError: no width)"])
+
+
 def test_a_place_that_is_gone_in_the_end_is_told_and_fails_nothing(flow: Flow) -> None:
     source = """
         import shutil
