@@ -11,7 +11,7 @@ from pytest_flowforge.plugin.event_log import EventFile
 from pytest_flowforge.plugin.graph_files import GraphFiles
 from pytest_flowforge.plugin.live_page import LivePage
 from pytest_flowforge.plugin.options import Mode
-from pytest_flowforge.plugin.output_files import OutputFiles
+from pytest_flowforge.plugin.output_files import OutputFiles, Places
 from pytest_flowforge.plugin.status_line import StatusLine, is_wanted
 from pytest_flowforge.report.metrics import metrics_as_json, metrics_as_prometheus
 
@@ -36,19 +36,22 @@ class Watching:
     def __init__(self, config: pytest.Config, options: Options, terminal: Terminal) -> None:
         self._config = config
         self._terminal = terminal
+        places, tell = Places(config), terminal.tell
         runs = options.mode is Mode.RUN and not config.option.collectonly
-        self._metrics_files = OutputFiles("--ff-metrics", options.metrics if runs else (), _NUMBERS, terminal.tell)
+        self._metrics_files = OutputFiles(
+            places, "--ff-metrics", options.metrics if runs else (), _NUMBERS, terminal.tell
+        )
         draws = options.mode in {Mode.RUN, Mode.DRY_RUN} and not config.option.collectonly
         #: Those that --ff-dry-run writes, too; there are none for other questions.
-        self.graph_files = GraphFiles(options.graph if draws else (), terminal.tell)
+        self.graph_files = GraphFiles(places, options.graph if draws else (), tell)
         #: The page of the run, for those who have values to show there.
         self.page: LivePage | None = None
         if options.report and runs:
-            self.page = LivePage(config, options.report, terminal.tell, values=options.report_values)
+            self.page = LivePage(config, places, options.report, tell, values=options.report_values)
             config.pluginmanager.register(self.page, "flowforge-page")
         self._event_file: EventFile | None = None
         if options.events and runs:
-            self._event_file = EventFile.open(config, options.events, terminal.tell)
+            self._event_file = EventFile.open(places, options.events, tell)
             config.add_cleanup(self._event_file.close)
 
     @contextmanager

@@ -108,7 +108,7 @@ def test_a_file_that_can_not_be_written_is_named_before_anything_runs(flow: Flow
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert log() == []
-    result.stderr.fnmatch_lines(["*--ff-events 'flow_it.py/x' can not be written: *"])
+    result.stderr.fnmatch_lines(["*--ff-events flow_it.py/x: can not be written (*); name another place"])
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a disk that is always full")  # noqa: PTH110

@@ -228,16 +228,34 @@ live_page.Page = Page
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (("--ff-report=.",), "*is a folder: name a file*"),
+        (("--ff-report=.",), "*that is a folder; name a file*"),
         (("--ff-report=",), "*--ff-report: name a file*"),
         (("--ff-report-values",), "*--ff-report-values is about a page: add --ff-report FILE*"),
-        (("--ff-report=flow_it.py/run.html",), "*--ff-report 'flow_it.py/run.html' can not be written*"),
+        (("--ff-report=flow_it.py/run.html",), "*--ff-report flow_it.py/run.html: can not be written*"),
     ],
 )
 def test_what_can_not_be_meant_is_refused(flow: Flow, options: tuple[str, ...], complaint: str) -> None:
     result = flow("def flow_a(): pass", *options)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([complaint])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names")
+def test_what_is_no_file_is_not_replaced(flow: Flow, pytester: pytest.Pytester) -> None:
+    os.mkfifo(pytester.path / "run.html")
+    result = flow("def flow_a(): pass", "--ff-report=run.html")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--ff-report */run.html: that is no file; name a file"])
+    assert stat.S_ISFIFO((pytester.path / "run.html").stat().st_mode)
+
+
+def test_a_link_stays_one_and_its_end_is_the_page(flow: Flow, pytester: pytest.Pytester) -> None:
+    pytester.mkdir("real")
+    (pytester.path / "run.html").symlink_to("real/page.html")
+    flow("import os\ndef flow_a(): os.chdir('/')", "--ff-report=run.html")
+    assert (pytester.path / "run.html").is_symlink()
+    assert facts_of(pytester.path / "real" / "page.html")["ended"]
+    assert [path.name for path in (pytester.path / "real").iterdir()] == ["page.html"]
 
 
 def test_a_page_is_refused_where_no_flow_runs(flow: Flow) -> None:
