@@ -34,6 +34,13 @@ def test_the_folder_of_an_unknown_user_is_refused(flow: Flow, option: str, file:
     result.stderr.fnmatch_lines([f"ERROR: {option} ~nosuchuser/{file}: can not be written (*); name another place"])
 
 
+@_FILES
+def test_a_file_without_a_name_is_refused(flow: Flow, option: str, file: str) -> None:
+    result = flow("def flow_a(): ...", f"{option}=")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR, file
+    result.stderr.fnmatch_lines([f"ERROR: {option}: name a file"])
+
+
 def test_one_file_is_not_for_two_options(flow: Flow, pytester: pytest.Pytester) -> None:
     (pytester.path / "link.json").symlink_to("a.json")
     result = flow("def flow_a(): ...", "--ff-metrics=a.json", "--ff-graph=link.json")

@@ -229,7 +229,6 @@ live_page.Page = Page
     ("options", "complaint"),
     [
         (("--ff-report=.",), "*that is a folder; name a file*"),
-        (("--ff-report=",), "*--ff-report: name a file*"),
         (("--ff-report-values",), "*--ff-report-values is about a page: add --ff-report FILE*"),
         (("--ff-report=flow_it.py/run.html",), "*--ff-report flow_it.py/run.html: can not be written*"),
     ],
