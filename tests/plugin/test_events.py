@@ -158,6 +158,25 @@ def test_the_run_logs_with_task_and_attempt_in_each_record(flow: Flow, pytester:
     assert lines[-1] == "INFO pytest_flowforge.run||0|run ends"
 
 
+def test_the_log_of_the_run_makes_the_terminal_obey_nothing(flow: Flow, pytester: pytest.Pytester) -> None:
+    source = """
+        import pytest
+
+        @pytest.mark.parametrize("n", [1], ids=["\\x1b[2J"])
+        def flow_a(n):
+            raise ValueError("\\x1b]0;title\\x07")
+
+        def flow_b():
+            pytest.exit("\\x1b[2J")
+    """
+    flow(source, "--log-file=run.log", "--log-file-level=INFO", "-o", "log_level=INFO")
+
+    written = pytester.path.joinpath("run.log").read_text(encoding="utf-8")
+    assert r"failed: ValueError: \x1b]0;title\x07" in written
+    assert r"run ends: " in written
+    assert "\x1b" not in written
+
+
 def test_a_handler_of_the_log_that_raises_is_named_once_and_harms_no_run(flow: Flow) -> None:
     conftest = """
         import logging
