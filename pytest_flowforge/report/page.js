@@ -41,6 +41,8 @@ const time = (at) => new Date(at * 1000).toLocaleString();
 // What is derived once.
 const now = data.ended ? data.last : data.written;
 const onPath = new Set(data.path);
+const severalFiles = new Set(tasks.map((task) => task.file)).size > 1;
+const called = (task) => severalFiles && task.file ? task.file + "::" + task.name : task.name;
 tasks.forEach((task, index) => {
   task.index = index;
   task.attempts = task.attempts || [];
@@ -51,7 +53,8 @@ tasks.forEach((task, index) => {
   task.seconds = last ? (last.ended === null ? now : last.ended) - last.began : null;
   task.change = task.before && task.seconds !== null && last.ended !== null ? task.seconds / task.before : null;
   task.worker = last && last.worker || "";
-  task.sought = [task.id, task.name, task.state, task.because || "", task.worker].join("\n").toLowerCase();
+  // What it is called is what a box of the graph seeks.
+  task.sought = [task.id, called(task), task.state, task.because || "", task.worker].join("\n").toLowerCase();
 });
 for (const task of tasks) for (const need of task.needs) tasks[need].feeds.push(task.index);
 const instances = new Map();
@@ -59,8 +62,6 @@ for (const task of tasks) if (task.instance_of !== undefined) {
   if (!instances.has(task.instance_of)) instances.set(task.instance_of, []);
   instances.get(task.instance_of).push(task.index);
 }
-const severalFiles = new Set(tasks.map((task) => task.file)).size > 1;
-const called = (task) => severalFiles && task.file ? task.file + "::" + task.name : task.name;
 
 // What the reader has chosen. It is kept in the address, so that it outlives a refresh.
 const choice = {task: null, filter: "", states: [], sort: "", down: false, all: false, view: "", pan: null, wide: 1, live: true};
@@ -83,6 +84,8 @@ function keep(more = {}) {
 // The head.
 const counts = {};
 for (const task of tasks) counts[task.state] = (counts[task.state] || 0) + 1;
+// A state that no task is in any more has no button with which it could be given up.
+choice.states = choice.states.filter((state) => counts[state]);
 const done = tasks.filter((task) => !OPEN.has(task.state)).length;
 const bad = tasks.filter((task) => BAD.has(task.state)).length;
 $("title").textContent = data.title;

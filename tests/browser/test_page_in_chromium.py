@@ -157,10 +157,12 @@ def test_a_reader_finds_what_there_is(written: tuple[int, Path], width: int, hei
     assert "OSError: not yet" in seen["keyboard"]
     assert "a line" in seen["keyboard"]
     assert (seen["focused"], seen["returned"]) == ("details", "flow_a.py::flaky")
+    assert seen["box"] == f"{count // 4} tasks found"
     assert seen["found"] == ["flow_a.py::flaky"]
     assert seen["failed"] == [f"flow_a.py::{EVIL}"]
     assert (seen["sorted"], seen["panned"]) == ("descending", True)
     assert seen["again"] == {"filter": "flaky", "title": "flaky"}
+    assert seen["stale"] == ""
     assert seen["printed"] == {"controls": False, "errors": True, "rows": count + 4}
     assert seen["axe"] == []
 
