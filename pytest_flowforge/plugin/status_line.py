@@ -2,7 +2,7 @@
 
 It is drawn in place by a thread of its own, also while a task keeps the main thread busy, and is gone before pytest
 prints anything: pytest's output is the same with and without it. What is drawn goes to the terminal itself, past the
-capturing of output; with ``-s`` tasks own the terminal, and there is no such line.
+capturing of output; unless file descriptors are captured, tasks write to the terminal, and there is no such line.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def is_wanted(config: pytest.Config, environ: Mapping[str, str] = os.environ) ->
         return False
     if sys.platform == "win32" or not is_plain_terminal(config):
         return False
-    if option.capture == "no" or option.usepdb or option.trace or config.get_verbosity() < 0:
+    if option.capture != "fd" or option.usepdb or option.trace or config.get_verbosity() < 0:
         return False
     # Whoever has chosen that does not want to see how far pytest has come.
     return bool(config.getini("console_output_style") != "classic")
@@ -150,8 +150,8 @@ class StatusLine:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while not self._ended.is_set():
             self._changed.clear()
-            with suppress(OSError, ValueError):
-                # A terminal that is gone is no reason to end a run.
+            # It is an ornament: neither a terminal that is gone nor anything else is a reason to end a run.
+            with suppress(Exception):
                 self._draw()
             self._changed.wait(_REST)
             # Much may happen at once.

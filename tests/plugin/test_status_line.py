@@ -116,13 +116,25 @@ def test_it_says_what_is_done_and_what_runs_and_leaves_nothing_behind(
     [
         (("-q",), {}),
         (("-s",), {}),
+        (("--capture=sys",), {}),
+        (("--capture=tee-sys",), {}),
         (("--pdb",), {}),
         (("-o", "console_output_style=classic"), {}),
         ((), {"CI": "1"}),
         ((), {"BUILD_NUMBER": "7"}),
         ((), {"TERM": "dumb"}),
     ],
-    ids=["quiet", "output is not captured", "debugger", "classic", "CI", "build", "a terminal that can not"],
+    ids=[
+        "quiet",
+        "output is not captured",
+        "sys",
+        "tee-sys",
+        "debugger",
+        "classic",
+        "CI",
+        "build",
+        "a terminal that can not",
+    ],
 )
 def test_nobody_gets_it_who_does_not_want_it(run: Run, args: tuple[str, ...], environ: dict[str, str]) -> None:
     terminal = run("import time\ndef flow_a(): time.sleep(0.3)", *args, environ=environ)
@@ -182,6 +194,28 @@ def test_output_of_tasks_does_not_come_between(run: Run, pytester: pytest.Pytest
     assert b"even more" not in terminal.raw
     go(pytester)
     terminal.end()
+
+
+def test_an_error_in_drawing_is_nobodys_failure(run: Run, pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(
+        """
+        from pytest_flowforge.plugin import status_line
+
+        real, calls = status_line.status_line, []
+
+        def line(*facts):
+            calls.append(facts)
+            if len(calls) < 3:
+                raise RuntimeError("dictionary changed size during iteration")
+            return real(*facts)
+
+        status_line.status_line = line
+        """
+    )
+    terminal = run(_HOLD.replace('raise ValueError("boom")', "..."), "-W", "error")
+    shows(terminal, r"2/4 \| hold \d+s")
+    go(pytester)
+    assert terminal.end() == pytest.ExitCode.OK
 
 
 def test_ctrl_c_takes_it_away(run: Run) -> None:
