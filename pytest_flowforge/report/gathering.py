@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_flowforge.core.messages import InstancesAdded, RunBegan, RunEnded, TaskMoved
 from pytest_flowforge.core.metrics import Metrics
 from pytest_flowforge.core.states import FAILED_STATES, TaskState
+from pytest_flowforge.core.summary import Summary
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -68,8 +69,9 @@ class Gathering:
     def __init__(self, graph: TaskGraph) -> None:
         self.graph = graph
         self.tasks: dict[TaskId, TaskFacts] = {task.id: TaskFacts() for task in graph}
-        #: The same events in numbers.
+        #: The same events in numbers, and what goes back to which failure.
         self.metrics = Metrics(graph)
+        self.summary = Summary(self.tasks)
         self.began = 0.0
         #: When the last event was.
         self.last = 0.0
@@ -90,6 +92,7 @@ class Gathering:
         """Take note of *event*."""
         self.last = event.at
         self.metrics(event)
+        self.summary.apply(event)
         if isinstance(event, TaskMoved):
             self._on_moved(event)
         elif isinstance(event, RunBegan):

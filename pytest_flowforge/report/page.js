@@ -108,13 +108,6 @@ $("filter").value = choice.filter;
 $("filter").addEventListener("input", () => { choice.filter = $("filter").value; refilter(); });
 
 // What failed: each failure with how many it has blocked.
-const victims = new Map();
-for (const task of tasks) {
-  if (task.state !== "blocked") continue;
-  let root = task;
-  for (let steps = 0; root.cause !== undefined && steps < tasks.length; steps++) root = tasks[root.cause];
-  if (root !== task) victims.set(root.index, (victims.get(root.index) || 0) + 1);
-}
 function link(task, prefix) {
   return make("button", {type: "button", class: "link", id: (prefix || "task") + "-" + task.index, onclick: () => chooseTask(task, true)}, called(task));
 }
@@ -122,7 +115,7 @@ const failures = tasks.filter((task) => BAD.has(task.state));
 $("failures").hidden = !failures.length;
 for (const task of failures.slice(0, 100)) {
   const last = task.attempts[task.attempts.length - 1];
-  $("failed").append(make("li", {class: css(task.state)}, link(task, "failed"), " " + task.state + (task.because ? ": " + task.because : "") + (victims.has(task.index) ? " · blocks " + count(victims.get(task.index), "task") : ""),
+  $("failed").append(make("li", {class: css(task.state)}, link(task, "failed"), " " + task.state + (task.because ? ": " + task.because : "") + (task.blocks ? " · blocks " + count(task.blocks, "task") : ""),
     last && last.error ? make("pre", {}, cut(last.error, 4000)) : null));
 }
 if (failures.length > 100) $("failed").append(make("li", {}, "and " + (failures.length - 100).toLocaleString("en") + " more: filter by state below"));

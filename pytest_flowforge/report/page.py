@@ -61,6 +61,9 @@ class Page:
     def _facts(self, now: float, refresh: float | None) -> dict[str, Any]:
         gathering = self._gathering
         self._describe()
+        tasks = [self._task(task) for task in self._index]
+        for root, blocked in gathering.summary.blocked_by_root().items():
+            tasks[self._index[root]]["blocks"] = len(blocked)
         path = dict.fromkeys(step.attempt.task for step in gathering.metrics.snapshot().critical_path)
         return {
             "title": self._about.title,
@@ -74,7 +77,7 @@ class Page:
             "states": [state.value for state in TaskState],
             "path": [self._index[task] for task in path if task in self._index],
             "views": self._views,
-            "tasks": [self._task(task) for task in self._index],
+            "tasks": tasks,
         }
 
     def _describe(self) -> None:

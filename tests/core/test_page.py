@@ -122,6 +122,22 @@ def test_the_critical_path_is_marked() -> None:
     assert facts_of(Page(About("t"), gathering).render(7.0, None))["path"] == [1, 2]
 
 
+def test_a_failure_has_the_number_of_tasks_that_are_blocked_behind_it() -> None:
+    graph = TaskGraph.build([Task(A), Task(B, (A,), mapped=True), Task(C, (B,))])
+    gathering = Gathering(graph)
+    run_of(gathering, A, 1.0, 2.0)
+    one = TaskId("f.py::b[x]")
+    graph.grow(B, [Task(one, (A,), instance_of=B)])
+    gathering.apply(InstancesAdded(B, (one,), 2.0))
+    run_of(gathering, one, 3.0, 4.0, TaskState.FAILED)
+    gathering.apply(moved(B, TaskState.RUNNING, TaskState.BLOCKED, 4.0, cause=one))
+    gathering.apply(moved(C, TaskState.PENDING, TaskState.BLOCKED, 4.0, 0, cause=B))
+    tasks = {task["id"]: task for task in facts_of(Page(About("t"), gathering).render(5.0, None))["tasks"]}
+    # The mapped task only stands for its instance.
+    assert tasks[one]["blocks"] == 1
+    assert [task for task in tasks.values() if "blocks" in task] == [tasks[one]]
+
+
 def test_nothing_from_outside_is_markup() -> None:
     graph = TaskGraph.build([Task(TaskId(EVIL), name=EVIL, location=Location(EVIL, 1))])
     gathering = Gathering(graph)
