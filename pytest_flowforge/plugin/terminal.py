@@ -72,6 +72,8 @@ class Terminal:
         self._notes: list[str] = []
         #: Files that could not be collected; pytest shows them to people.
         self._uncollected: list[Problem] = []
+        #: The attempt whose output was shown last, by task and number.
+        self._shown_retry = ("", 0)
         #: Where an answer in JSON goes, when all else that pytest prints is kept from there.
         self._answers: TextIO = sys.stdout
 
@@ -201,8 +203,14 @@ class Terminal:
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """With -vv, show what an attempt has written below its line, all together, when it has ended."""
-        if self._verbosity < _ALL_THERE_IS or report.when != "teardown":
+        # Of an attempt that is followed by another there are its failed phases alone, each with all that was written.
+        retried = getattr(report, "flowforge_attempt", 0)
+        if self._verbosity < _ALL_THERE_IS or not (retried or report.when == "teardown"):
             return
+        attempt = (report.nodeid, retried)
+        if retried and attempt == self._shown_retry:
+            return
+        self._shown_retry = attempt
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")
         sections = list(self._shown(report))
         if reporter is None or not sections:
