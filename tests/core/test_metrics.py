@@ -193,8 +193,14 @@ def _worlds(draw: st.DrawFn) -> tuple[list[Task], dict[TaskId, list[int]], int]:
     return tasks, takes, draw(st.integers(1, 4))
 
 
-def simulate(tasks: Sequence[Task], takes: dict[TaskId, list[int]], slots: int) -> tuple[TaskGraph, list[Event]]:
-    """Play a run in which every attempt but the last of each task fails, without any time lost in between."""
+def simulate(
+    tasks: Sequence[Task], takes: dict[TaskId, list[int]], slots: int, seconds: float | None = None
+) -> tuple[TaskGraph, list[Event]]:
+    """Play a run in which every attempt but the last of each task fails, without any time lost in between.
+
+    *seconds* is what is measured of each attempt where it is made.
+    """
+    measures = None if seconds is None else Measures("w", seconds)
     graph = TaskGraph.build(tasks)
     engine = Engine(graph, RunPolicy(slots=slots))
     reaction = engine.handle(RunStarted(0.0))
@@ -210,7 +216,7 @@ def simulate(tasks: Sequence[Task], takes: dict[TaskId, list[int]], slots: int) 
         for key in over:
             del running[key]
         ends = [
-            AttemptFinished(name, attempt, Success() if attempt == len(takes[name]) else ERROR, now)
+            AttemptFinished(name, attempt, Success() if attempt == len(takes[name]) else ERROR, now, measures)
             for name, attempt in over
         ]
         reaction = engine.handle(*ends, TimeReached(now))
@@ -244,6 +250,19 @@ def test_waits_and_durations_on_the_path_add_up_to_the_run(
             assert step.waited_for is WaitedFor.SLOT
         if step.waited_for is not WaitedFor.RETRY:
             assert step.wait == 0.0, "no slot stays free while somebody waits"
+
+
+@given(_worlds(), st.integers(0, 6))
+def test_they_add_up_where_attempts_lie_around_before_they_are_made_too(
+    world: tuple[list[Task], dict[TaskId, list[int]], int], seconds: int
+) -> None:
+    graph, events = simulate(*world, seconds=seconds)
+    metrics = Metrics(graph)
+    for event in events:
+        metrics(event)
+    run = metrics.snapshot()
+    assert sum(step.wait + step.attempt.seconds for step in run.critical_path) == run.makespan
+    assert all(step.wait >= 0 for step in run.critical_path)
 
 
 @given(_worlds())
