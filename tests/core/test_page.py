@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -218,3 +219,19 @@ def test_values_are_shown(value: object, expected: str) -> None:
 
 def test_large_values_are_shown_in_part() -> None:
     assert len(preview([["x" * 10_000] * 1000] * 1_000_000)) <= 2100
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_large_bytes_are_cut_before_they_are_shown(kind: type[bytes | bytearray]) -> None:
+    value = kind(b"begin" + b"\0" * 5_000_000 + b"end")
+    tracemalloc.start()
+    try:
+        text = preview(value)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1_000_000
+    assert "begin" in text
+    assert "end" in text
+    assert len(text) <= 2100
+    assert preview(kind(b"ab")) == repr(kind(b"ab"))
