@@ -186,7 +186,8 @@ class LivePage:
     def after_fork(self) -> None:
         """Go on, if there is anything left to be written."""
         with self._lock:
-            if self._timer is not None:
+            # It is alive already where two threads fork at a time.
+            if self._timer is not None and not self._timer.is_alive():
                 self._start_timer()
 
 

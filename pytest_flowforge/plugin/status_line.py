@@ -133,9 +133,13 @@ class StatusLine:
 
     def after_fork(self) -> None:
         """Let there be a thread that draws."""
-        self._ended.clear()
-        self._thread = threading.Thread(target=self._go_on, name="flowforge-status-line", daemon=True)
-        self._thread.start()
+        with self._lock:
+            if self._thread is not None:
+                # Two threads have forked at a time.
+                return
+            self._ended.clear()
+            self._thread = threading.Thread(target=self._go_on, name="flowforge-status-line", daemon=True)
+            self._thread.start()
 
     def before_fork(self) -> None:
         """Let there be none, for a while or for good."""

@@ -90,10 +90,13 @@ class Watching:
             work.clock,
         )
         runner.watch("status line", line)
-        self._config.pluginmanager.register(line, "flowforge-status-line")
-        line.open()
+        plugins = self._config.pluginmanager
         try:
+            plugins.register(line, "flowforge-status-line")
+            line.open()
             yield
         finally:
             line.close()
-            self._config.pluginmanager.unregister(line)
+            # Ctrl-C may have come before.
+            if plugins.is_registered(line):
+                plugins.unregister(line)

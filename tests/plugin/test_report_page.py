@@ -177,6 +177,25 @@ def flow_c(b):
     result.assert_outcomes(passed=4)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_two_forks_at_a_time_leave_one_thread_that_waits_for_a_page(flow: Flow) -> None:
+    source = """
+import threading
+from pytest_flowforge.plugin import forks
+def flow_a(): pass
+def flow_b(a):
+    def ours():
+        return [thread.name for thread in threading.enumerate() if thread.name == "flowforge-page"]
+    before = ours()
+    assert before == ["flowforge-page"]
+    # As they are called when two threads fork at once.
+    for call in (forks._before, forks._before, forks._after, forks._after):
+        call()
+    assert ours() == before
+"""
+    flow(source, "--ff-report=run.html").assert_outcomes(passed=2)
+
+
 def test_a_run_that_breaks_off_leaves_a_page_that_does_not_wait(flow: Flow, pytester: pytest.Pytester) -> None:
     flow("import pytest\ndef flow_a(): pytest.exit('enough')\ndef flow_b(a): pass", "--ff-report=run.html")
     facts = facts_of(pytester.path / "run.html")

@@ -260,6 +260,23 @@ def test_a_task_may_fork(run: Run) -> None:
     assert terminal.lines()[-1].count("1 passed") == 1
 
 
+def test_two_forks_at_a_time_leave_one_thread_that_draws(run: Run) -> None:
+    source = """
+        import threading
+        from pytest_flowforge.plugin import forks
+
+        def flow_a():
+            def ours():
+                return [thread.name for thread in threading.enumerate() if thread.name == "flowforge-status-line"]
+            assert ours() == ["flowforge-status-line"]
+            # As they are called when two threads fork at once.
+            for call in (forks._before, forks._before, forks._after, forks._after):
+                call()
+            assert ours() == ["flowforge-status-line"]
+    """
+    assert run(source).end() == pytest.ExitCode.OK
+
+
 @pytest.mark.parametrize(
     ("text", "before", "after"),
     [
