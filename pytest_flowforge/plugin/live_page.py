@@ -90,7 +90,7 @@ class LivePage:
         )
         self._gathering = Gathering(work.graph)
         self._page = Page(about, self._gathering)
-        forks.remember(self)
+        forks.register(self)
 
     def _parameters(self, entry: Entry) -> dict[str, str]:
         shown = {}
@@ -111,7 +111,7 @@ class LivePage:
         if self._page is not None:
             self._page.previews[task] = text
 
-    # ------------------------------------------------------------------ hearing
+    # ------------------------------------------------------------------ recording
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if self._gathering is None or getattr(report, "flowforge_state", "") == BLOCKED:
@@ -122,7 +122,7 @@ class LivePage:
         sections = [(name, text) for name, text in report.sections if name not in _NOT_SHOWN]
         if error or sections or getattr(report, "worker_id", ""):
             with self._lock:
-                self._gathering.hear(report.nodeid, sections, error, getattr(report, "worker_id", ""))
+                self._gathering.record(report.nodeid, sections, error, getattr(report, "worker_id", ""))
 
     def __call__(self, event: Event) -> None:
         if self._gathering is None or self._given_up:
@@ -165,7 +165,7 @@ class LivePage:
 
     def close(self) -> None:
         """The run is over: the page as it is now is the last, if it was not written as such."""
-        forks.forget(self)
+        forks.unregister(self)
         with self._lock:
             if not self._final and not self._given_up:
                 self._write(None)

@@ -95,12 +95,12 @@ class StatusLine:
             os.dup(self._tap.fileno()), "w", encoding=self._tap.encoding, errors="backslashreplace"
         )
         self._tap.open(self._lock)
-        forks.remember(self)
+        forks.register(self)
         self.after_fork()
 
     def close(self) -> None:
         """Take the line away; from now on nothing is drawn."""
-        forks.forget(self)
+        forks.unregister(self)
         self.before_fork()
         with self._lock:
             self._clear()

@@ -229,7 +229,7 @@ function showDetails() {
       ["where", task.file + (task.line ? ":" + task.line : "")],
       ["id", task.id],
       ["runs when", task.when === "all_success" ? "" : task.when],
-      ["element of", task.instance_of === undefined ? "" : link(tasks[task.instance_of], "mapped")],
+      ["instance of", task.instance_of === undefined ? "" : link(tasks[task.instance_of], "mapped")],
     ]),
     ...(parameters.length ? section("Parameters", facts(parameters)) : []),
     ...(task.result === undefined ? [] : section("Result", scrolling(task.result, "Result"))),
@@ -237,7 +237,7 @@ function showDetails() {
     ...[...task.attempts].reverse().flatMap((one) => attempt(one, task)),
     ...names(task.needs, "Needs", "needs"),
     ...names(task.feeds, "Needed by", "feeds"),
-    ...names(instances.get(task.index) || [], "Elements", "element"),
+    ...names(instances.get(task.index) || [], "Instances", "instance"),
   );
   aside.scrollTop = 0;
 }
@@ -361,7 +361,7 @@ function makeGraph() {
     if (name === "tasks") for (let at = 1; at < data.path.length; at++) {
       const from = data.path[at - 1], to = data.path[at], gathers = tasks[from].instance_of;
       steps.add(from + " " + to);
-      // By way of the mapped task that it is an element of.
+      // By way of the mapped task that it is an instance of.
       if (gathers !== undefined) steps.add(from + " " + gathers).add(gathers + " " + to);
     }
     critical.setAttribute("d", view.edges.filter(([from, to]) => steps.has(from + " " + to)).map((edge) => edge[2]).join(""));

@@ -49,11 +49,11 @@ def test_what_pytest_says_of_an_attempt_goes_with_that_attempt() -> None:
     gathering = Gathering(graph_of(a="", b="a"))
     gathering.apply(RunBegan(2, 10.0))
     gathering.apply(moved(A, TaskState.PENDING, TaskState.RUNNING, 10.0))
-    gathering.hear(A, [("Captured stdout call", "first")], "OSError: first", "gw1")
+    gathering.record(A, [("Captured stdout call", "first")], "OSError: first", "gw1")
     gathering.apply(moved(A, TaskState.RUNNING, TaskState.RETRYING, 11.0, because="OSError: first"))
     gathering.apply(moved(A, TaskState.RETRYING, TaskState.RUNNING, 12.0, 2))
-    gathering.hear(A, [("Captured stdout call", "second")])
-    gathering.hear(A, [("Captured stdout call", "second"), ("Captured stdout teardown", "bye")])
+    gathering.record(A, [("Captured stdout call", "second")])
+    gathering.record(A, [("Captured stdout call", "second"), ("Captured stdout teardown", "bye")])
     gathering.apply(moved(A, TaskState.RUNNING, TaskState.SUCCESS, 14.0, 2))
     first, second = gathering.tasks[A].attempts
     assert (first.error, first.worker, first.sections) == ("OSError: first", "gw1", [("Captured stdout call", "first")])
@@ -78,7 +78,7 @@ def test_logs_without_end_leave_a_page_that_opens() -> None:
     for name in names:
         task = TaskId(f"f.py::{name}")
         gathering.apply(moved(task, TaskState.PENDING, TaskState.RUNNING, 1.0))
-        gathering.hear(task, [("Captured stdout call", "begin" + "x" * 1_000_000 + "end")])
+        gathering.record(task, [("Captured stdout call", "begin" + "x" * 1_000_000 + "end")])
         gathering.apply(moved(task, TaskState.RUNNING, TaskState.SUCCESS, 2.0))
     assert len(Page(About("t"), gathering).render(3.0, None)) < 1_000_000
     (_, last), *_ = gathering.tasks[task].attempts[0].sections
@@ -143,7 +143,7 @@ def test_nothing_from_outside_is_markup() -> None:
     graph = TaskGraph.build([Task(TaskId(EVIL), name=EVIL, location=Location(EVIL, 1))])
     gathering = Gathering(graph)
     gathering.apply(moved(TaskId(EVIL), TaskState.PENDING, TaskState.RUNNING, 1.0))
-    gathering.hear(EVIL, [(EVIL, EVIL)], EVIL, EVIL)
+    gathering.record(EVIL, [(EVIL, EVIL)], EVIL, EVIL)
     gathering.apply(moved(TaskId(EVIL), TaskState.RUNNING, TaskState.FAILED, 2.0, because=EVIL))
     page = Page(About(EVIL, EVIL, parameters=lambda _: {EVIL: EVIL}), gathering).render(3.0, None)
     assert "<img" not in page
