@@ -64,7 +64,7 @@ class _Reported:
 
 
 class Gathering:
-    """Takes events one by one, each at a constant cost. What pytest reports of an attempt is recorded before it ends."""
+    """Takes events one by one, each at a constant cost. What pytest reports of an attempt comes before its end."""
 
     def __init__(self, graph: TaskGraph) -> None:
         self.graph = graph
