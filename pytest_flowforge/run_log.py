@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import logging
+import sys
 from typing import TYPE_CHECKING
 
 from pytest_flowforge.core.messages import Event, InstancesAdded, RunBegan, RunEnded, TaskMoved
 from pytest_flowforge.core.states import FAILED_STATES, TaskState
+from pytest_flowforge.report.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["LOGGER", "RunLogger"]
+
+#: Characters of a reason that are logged.
+_LONGEST_REASON = 400
 
 #: The logger of all runs.
 LOGGER = logging.getLogger("pytest_flowforge.run")
@@ -45,15 +50,20 @@ def _level(event: Event) -> int:
 
 
 def _message(event: Event) -> tuple[str, int, str, tuple[object, ...]]:
-    """Return the task and attempt that *event* is about, and what is logged of it."""
+    """Return the task and attempt that *event* is about, and what is logged of it, which may end on a terminal."""
     if isinstance(event, RunBegan):
         return "", 0, "run begins: %d tasks", (event.tasks,)
     if isinstance(event, RunEnded):
-        return "", 0, *(("run ends: %s", (event.stopped,)) if event.stopped else ("run ends", ()))
+        return "", 0, *(("run ends: %s", (_reason(event.stopped),)) if event.stopped else ("run ends", ()))
+    name = printable(event.task, sys.maxsize)
     if isinstance(event, InstancesAdded):
-        return event.task, 0, "%s is mapped over %d elements", (event.task, len(event.instances))
+        return event.task, 0, "%s is mapped over %d elements", (name, len(event.instances))
     if event.after is TaskState.RUNNING:
-        return event.task, event.attempt, "%s begins, attempt %d", (event.task, event.attempt)
+        return event.task, event.attempt, "%s begins, attempt %d", (name, event.attempt)
     if event.because and event.after is not TaskState.SUCCESS:
-        return event.task, event.attempt, "%s: %s: %s", (event.task, event.after.value, event.because)
-    return event.task, event.attempt, "%s: %s", (event.task, event.after.value)
+        return event.task, event.attempt, "%s: %s: %s", (name, event.after.value, _reason(event.because))
+    return event.task, event.attempt, "%s: %s", (name, event.after.value)
+
+
+def _reason(text: str) -> str:
+    return printable(text, _LONGEST_REASON)

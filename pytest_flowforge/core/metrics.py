@@ -62,6 +62,12 @@ class AttemptMetrics:
         return seen if known is None else min(known, seen)
 
     @property
+    def began_at(self) -> float:
+        """When that began; before, it may have been on its way or lain around where it was made."""
+        known = None if self.measures is None else self.measures.seconds
+        return self.started_at if known is None else max(self.started_at, self.ended_at - known)
+
+    @property
     def queue_wait(self) -> float:
         """Seconds for which nothing but room was missing."""
         return self.started_at - self.ready_at
@@ -226,7 +232,8 @@ class Metrics:
 
     def _on_attempt(self, event: TaskMoved) -> None:
         task = event.task
-        number, started = self._running.pop(task)
+        # Ctrl-C may have come between us and the beginning.
+        number, started = self._running.pop(task, (event.attempt, event.at))
         ready = self._resume_at.pop(task, None)
         # Where it is the first, that is found out when somebody asks.
         ready = started if ready is None else min(ready, started)
@@ -316,7 +323,7 @@ class _Paths:
         attempt = self._by_end[-1] if self._by_end else None
         while attempt is not None:
             before, why = self._before(attempt)
-            wait = attempt.started_at - (began_at if before is None else before.ended_at)
+            wait = attempt.began_at - (began_at if before is None else before.ended_at)
             steps.append(PathStep(attempt, why, wait))
             attempt = before
         return tuple(reversed(steps))

@@ -41,7 +41,8 @@ class RunSummary:
     totals: Mapping[TaskId, float]
     #: Why a task is where it is, for tasks of which that was said.
     reasons: Mapping[TaskId, str]
-    #: Each failed task that others were blocked by, directly or not, with those others.
+    #: Each failed task that others were blocked by, directly or not, with those others. Mapped tasks that have
+    #: instances are not among them: they only stand for these, which have outcomes of their own.
     blocked_by_root: Mapping[TaskId, tuple[TaskId, ...]]
     #: Failed, timed out, crashed and interrupted tasks, without expected failures.
     failed: tuple[TaskId, ...]
@@ -90,6 +91,8 @@ class Summary:
         self._before: dict[TaskId, float] = {}
         self._reasons: dict[TaskId, str] = {}
         self._causes: dict[TaskId, TaskId] = {}
+        #: Mapped tasks that have instances.
+        self._expanded: set[TaskId] = set()
         self._expected: set[TaskId] = set()
         #: When the attempts that are running began.
         self._since: dict[TaskId, float] = {}
@@ -105,6 +108,8 @@ class Summary:
             self._began = event.at
         elif isinstance(event, InstancesAdded):
             self._add(event.instances)
+            if event.instances:
+                self._expanded.add(event.task)
         else:
             self._on_ended(event)
 
@@ -153,7 +158,7 @@ class Summary:
             durations=self._declared(self._durations),
             totals=self._declared(totals),
             reasons=self._declared(self._reasons),
-            blocked_by_root=MappingProxyType(self._blocked_by_root()),
+            blocked_by_root=MappingProxyType(self.blocked_by_root()),
             failed=tuple(task for task in failed if task not in self._expected),
             expected_failures=tuple(task for task in failed if task in self._expected),
             never_started=tuple(task for task, state in self.states.items() if state is TaskState.PENDING),
@@ -166,11 +171,12 @@ class Summary:
         """Return a copy of *facts* in the order of declaration."""
         return MappingProxyType({task: facts[task] for task in self.states if task in facts})
 
-    def _blocked_by_root(self) -> dict[TaskId, tuple[TaskId, ...]]:
+    def blocked_by_root(self) -> dict[TaskId, tuple[TaskId, ...]]:
+        """Return what :class:`RunSummary` has under that name."""
         roots: dict[TaskId, TaskId] = {}
         blocked: dict[TaskId, list[TaskId]] = {}
         for task in self.states:
-            if task in self._causes:
+            if task in self._causes and task not in self._expanded:
                 blocked.setdefault(self._root(task, roots), []).append(task)
         return {root: tuple(blocked[root]) for root in self.states if root in blocked}
 

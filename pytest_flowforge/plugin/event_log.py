@@ -5,18 +5,20 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import IO, TYPE_CHECKING
 
-import pytest
-
-from pytest_flowforge.core.messages import Event
-from pytest_flowforge.core.states import TaskState
 from pytest_flowforge.failures import one_line
-from pytest_flowforge.plugin.output_files import place_of
+from pytest_flowforge.plugin.output_files import unwritable
 from pytest_flowforge.report.events import EventLines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from pytest_flowforge.core.messages import Event
+    from pytest_flowforge.core.states import TaskState
+    from pytest_flowforge.plugin.output_files import Places
+
 __all__ = ["EventFile"]
+
+_OPTION = "--ff-events"
 
 
 class EventFile:
@@ -33,13 +35,13 @@ class EventFile:
         self._lines = EventLines(str, {})
 
     @classmethod
-    def open(cls, config: pytest.Config, name: str, tell: Callable[[str], None]) -> EventFile:
-        """Open the file *name*, as pytest does with those of its reports; raises UsageError where that fails."""
+    def open(cls, places: Places, name: str, tell: Callable[[str], None]) -> EventFile:
+        """Open the file *name*, which may be a pipe or a device; raises UsageError where that fails."""
+        path = places.find(_OPTION, name)
         try:
-            return cls(place_of(config, name).open("w", encoding="ascii"), name, tell)
-        except (OSError, ValueError, RuntimeError) as error:
-            msg = f"--ff-events {name!r} can not be written: {error}"
-            raise pytest.UsageError(msg) from None
+            return cls(path.open("w", encoding="ascii"), name, tell)
+        except OSError as error:
+            raise unwritable(_OPTION, path, error) from None
 
     def begin(self, run: Callable[[], str], counts: Mapping[TaskState, int]) -> None:
         """*run* returns the id of the run once it has begun; *counts* is kept up to date by the caller."""
@@ -54,7 +56,7 @@ class EventFile:
             file.write(line)
             file.flush()
         except OSError as error:
-            self._tell(f"--ff-events {self._name}: {one_line(error)}; nothing more is written there")
+            self._tell(f"{_OPTION} {self._name}: {one_line(error)}; nothing more is written there")
             self.close()
 
     def close(self) -> None:

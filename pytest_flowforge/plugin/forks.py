@@ -12,10 +12,10 @@ import warnings
 from typing import Any, Protocol
 from weakref import WeakSet
 
-__all__ = ["StepsAside", "forget", "remember"]
+__all__ = ["ForkAware", "register", "unregister"]
 
 
-class StepsAside(Protocol):
+class ForkAware(Protocol):
     """Has a thread that comes and goes."""
 
     def before_fork(self) -> None:
@@ -25,15 +25,15 @@ class StepsAside(Protocol):
         """Let there be a thread again; in the parent alone."""
 
 
-_living: WeakSet[StepsAside] = WeakSet()
+_living: WeakSet[ForkAware] = WeakSet()
 
 
-def remember(one: StepsAside) -> None:
+def register(one: ForkAware) -> None:
     """From now on *one* steps aside."""
     _living.add(one)
 
 
-def forget(one: StepsAside) -> None:
+def unregister(one: ForkAware) -> None:
     """*one* has no thread any more."""
     _living.discard(one)
 

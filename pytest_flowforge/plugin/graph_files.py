@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pytest_flowforge.core.summary import RunSummary
     from pytest_flowforge.plugin.entries import Entry
     from pytest_flowforge.plugin.graphing import Blueprint
+    from pytest_flowforge.plugin.output_files import Places
 
 __all__ = ["GraphFiles"]
 
@@ -30,8 +31,8 @@ class GraphFiles:
     ``tell`` takes sentences for people.
     """
 
-    def __init__(self, names: Iterable[str], tell: Callable[[str], None]) -> None:
-        self._files = OutputFiles("--ff-graph", names, _WRITERS, tell)
+    def __init__(self, places: Places, names: Iterable[str], tell: Callable[[str], None]) -> None:
+        self._files = OutputFiles(places, "--ff-graph", names, _WRITERS, tell)
 
     def write_run(
         self,

@@ -1,4 +1,7 @@
-"""The event hooks for conftest.py files and plugins, as one more fold over the event stream."""
+"""The event hooks for conftest.py files and plugins, as one more fold over the event stream.
+
+Whatever goes wrong there is told, once, and is no fault of the run.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,12 @@ if TYPE_CHECKING:
     from pytest_flowforge.core.graph import TaskGraph
     from pytest_flowforge.core.summary import Summary
 
-__all__ = ["Listeners"]
+__all__ = ["ERRORS", "Listeners"]
 
 _NAMES = ("run_started", "task_expanded", "task_started", "task_retrying", "task_finished", "run_finished")
+
+#: What is caught: failing and skipping are for tests and tasks. What ends a run (Ctrl-C, pytest.exit) is not among it.
+ERRORS = (Exception, pytest.fail.Exception, pytest.skip.Exception)
 
 
 class Listeners:
@@ -73,7 +79,7 @@ class Listeners:
             function, wanted, owner = impl
             try:
                 function(*(arguments[argument] for argument in wanted))
-            except (Exception, pytest.fail.Exception, pytest.skip.Exception) as error:  # noqa: BLE001 - not the run's fault
+            except ERRORS as error:
                 impls.remove(impl)
                 problem = f"{type(error).__name__}: {safe_text(error)}"
                 self._tell(f"pytest_flowforge_{name} of {owner} raised {problem}; it is not called again")

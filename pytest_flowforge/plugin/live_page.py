@@ -13,26 +13,25 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from pytest_flowforge.core.messages import Event, RunBegan, RunEnded
 from pytest_flowforge.core.records import redact
 from pytest_flowforge.failures import capped, one_line, safe_text
 from pytest_flowforge.plugin import forks
-from pytest_flowforge.plugin.output_files import place_of
+from pytest_flowforge.plugin.output_files import OutputFile
 from pytest_flowforge.plugin.reporting import BLOCKED
 from pytest_flowforge.report.gathering import Gathering
 from pytest_flowforge.report.page import About, Page
 from pytest_flowforge.report.previews import preview
-from pytest_flowforge.storage.files import Files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
+
+    import pytest
 
     from pytest_flowforge.core.model import TaskId
     from pytest_flowforge.plugin.backends import Work
     from pytest_flowforge.plugin.entries import Entry
+    from pytest_flowforge.plugin.output_files import Places
 
 __all__ = ["LivePage"]
 
@@ -57,13 +56,15 @@ class LivePage:
     shows what tasks returned, were given and had in local variables.
     """
 
-    def __init__(self, config: pytest.Config, name: str, tell: Callable[[str], None], *, values: bool) -> None:
+    def __init__(
+        self, config: pytest.Config, places: Places, name: str, tell: Callable[[str], None], *, values: bool
+    ) -> None:
         self._name = name
         self._tell = tell
         self._values = values
         self._config = config
-        self._path = _place(config, name)
-        self._file = _AtomicFile(self._path)
+        # Sources and logs are not for everybody.
+        self._file = OutputFile("--ff-report", places.find("--ff-report", name), 0o600)
         self._gathering: Gathering | None = None
         self._page: Page | None = None
         # Held by whoever changes or reads what is gathered: a page that is due is written by a thread.
@@ -72,6 +73,8 @@ class LivePage:
         self._due = 0.0
         self._wait = _LEAST
         self._given_up = False
+        #: Whether the page of the end is there.
+        self._final = False
         # Bound before any task runs: some put other clocks in the place of these.
         self._clock, self._now = time.perf_counter, time.time
 
@@ -87,7 +90,7 @@ class LivePage:
         )
         self._gathering = Gathering(work.graph)
         self._page = Page(about, self._gathering)
-        forks.remember(self)
+        forks.register(self)
 
     def _parameters(self, entry: Entry) -> dict[str, str]:
         shown = {}
@@ -108,7 +111,7 @@ class LivePage:
         if self._page is not None:
             self._page.previews[task] = text
 
-    # ------------------------------------------------------------------ hearing
+    # ------------------------------------------------------------------ recording
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if self._gathering is None or getattr(report, "flowforge_state", "") == BLOCKED:
@@ -119,7 +122,7 @@ class LivePage:
         sections = [(name, text) for name, text in report.sections if name not in _NOT_SHOWN]
         if error or sections or getattr(report, "worker_id", ""):
             with self._lock:
-                self._gathering.hear(report.nodeid, sections, error, getattr(report, "worker_id", ""))
+                self._gathering.record(report.nodeid, sections, error, getattr(report, "worker_id", ""))
 
     def __call__(self, event: Event) -> None:
         if self._gathering is None or self._given_up:
@@ -152,7 +155,8 @@ class LivePage:
         began = self._clock()
         try:
             self._file.write(self._page.render(self._now(), refresh and min(refresh, _LONGEST_REFRESH)))
-        except (OSError, ValueError) as error:
+            self._final = refresh is None
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody's task is to fail of it
             self._given_up = True
             self._tell(f"--ff-report {self._name}: {one_line(error)}; nothing more is written there")
         ended = self._clock()
@@ -161,9 +165,9 @@ class LivePage:
 
     def close(self) -> None:
         """The run is over: the page as it is now is the last, if it was not written as such."""
-        forks.forget(self)
+        forks.unregister(self)
         with self._lock:
-            if self._gathering is not None and not self._gathering.ended and not self._given_up:
+            if not self._final and not self._given_up:
                 self._write(None)
             self._given_up = True
             timer, self._timer = self._timer, None
@@ -182,7 +186,8 @@ class LivePage:
     def after_fork(self) -> None:
         """Go on, if there is anything left to be written."""
         with self._lock:
-            if self._timer is not None:
+            # It is alive already where two threads fork at a time.
+            if self._timer is not None and not self._timer.is_alive():
                 self._start_timer()
 
 
@@ -205,48 +210,6 @@ class _Timer(threading.Thread):
             signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         if not self._called_off.wait(self._seconds):
             self._action()
-
-
-def _place(config: pytest.Config, name: str) -> Path:
-    """Return where the file *name* is to be; raises UsageError."""
-    try:
-        path = place_of(config, name)
-        if path.is_dir():
-            msg = f"--ff-report {name!r} is a folder: name a file, as in --ff-report run.html"
-            raise pytest.UsageError(msg)
-        if not os.access(path.parent, os.W_OK):
-            msg = f"--ff-report {name!r} can not be written: there is no right to write in {path.parent}"
-            raise pytest.UsageError(msg)
-    except (OSError, ValueError, RuntimeError) as error:
-        msg = f"--ff-report {name!r} can not be written: {error}"
-        raise pytest.UsageError(msg) from None
-    return path
-
-
-class _AtomicFile:
-    """A file that is replaced as a whole: who opens it sees the old or the new one. It is for its owner alone."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = str(path)
-        # Tasks may replace what is in os (pyfakefs does).
-        self._files = Files()
-
-    def write(self, text: str) -> None:
-        """Make *text* the contents; raises OSError."""
-        files = self._files
-        name = f"{self._path}.{files.urandom(6).hex()}.tmp"
-        fd = files.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
-        try:
-            try:
-                data = memoryview(text.encode("utf-8", "replace"))
-                while data:
-                    data = data[files.write(fd, data) :]
-            finally:
-                files.close(fd)
-            files.replace(name, self._path)
-        except BaseException:
-            files.unlink(name)
-            raise
 
 
 def _text_of(longrepr: Any, *, values: bool) -> str:

@@ -128,13 +128,13 @@ class Options:
             pools=_pools([*config.getini("flowforge_pools"), *(config.getoption("ff_pool") or ())]),
             grace=_seconds(config, "flowforge_timeout_grace"),
             session_grace=_seconds(config, "flowforge_session_grace"),
-            metrics=tuple(config.getoption("ff_metrics") or ()),
-            graph=tuple(config.getoption("ff_graph") or ()),
+            metrics=_file_names(config, "metrics"),
+            graph=_file_names(config, "graph"),
             files=tuple(config.getini("flowforge_files")),
             functions=tuple(config.getini("flowforge_functions")),
             report=_report(config),
             report_values=bool(config.getoption("ff_report_values")),
-            events=config.getoption("ff_events") or "",
+            events="".join(_file_names(config, "events")),
             checkpoint=CheckpointOptions.of(config),
         )
 
@@ -252,11 +252,20 @@ def _mode(config: pytest.Config) -> Mode:
 
 
 def _report(config: pytest.Config) -> str:
-    name: str | None = config.getoption("ff_report")
-    if name == "" or (name is None and config.getoption("ff_report_values")):
-        msg = "--ff-report-values is about a page: add --ff-report FILE" if name is None else "--ff-report: name a file"
+    names = _file_names(config, "report")
+    if not names and config.getoption("ff_report_values"):
+        msg = "--ff-report-values is about a page: add --ff-report FILE"
         raise pytest.UsageError(msg)
-    return name or ""
+    return "".join(names)
+
+
+def _file_names(config: pytest.Config, option: str) -> tuple[str, ...]:
+    given = config.getoption(f"ff_{option}")
+    names = () if given is None else (given,) if isinstance(given, str) else tuple(given)
+    if "" in names:
+        msg = f"--ff-{option}: name a file"
+        raise pytest.UsageError(msg)
+    return names
 
 
 def _number_of(config: pytest.Config, name: str) -> int | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_flowforge.best_effort import BestEffort
 from pytest_flowforge.core.messages import Event, Signal, StartAttempt, StopRequested
 from pytest_flowforge.core.model import Success
 from pytest_flowforge.core.states import TaskState
@@ -17,7 +18,7 @@ from pytest_flowforge.core.summary import Summary
 from pytest_flowforge.driver import Driver
 from pytest_flowforge.plugin.branches import Branches
 from pytest_flowforge.plugin.expanding import Expander
-from pytest_flowforge.plugin.listeners import Listeners
+from pytest_flowforge.plugin.listeners import ERRORS, Listeners
 from pytest_flowforge.plugin.reporting import Reporter
 from pytest_flowforge.ports import Finished
 from pytest_flowforge.report import text
@@ -58,7 +59,12 @@ class Runner:
         #: Who else is told of events, first.
         self.sinks: list[EventSink] = []
         #: Who is told of events that have been kept and made known to pytest.
-        self.watchers: list[EventSink] = []
+        self._watchers: list[EventSink] = []
+        self.watch("logger pytest_flowforge.run", RunLogger(self.run_id))
+
+    def watch(self, name: str, sink: EventSink) -> None:
+        """Tell *sink* of all events that have been kept and made known; should it fail, that is said of *name*."""
+        self._watchers.append(BestEffort(name, sink, self._work.tell, ERRORS))
 
     def run(self) -> None:
         """Run all tasks of the graph; raises what interrupted the run, at its end."""
@@ -106,7 +112,7 @@ class Runner:
         sinks: list[EventSink] = [*self.sinks, self.summary.apply, *self.backend.sinks]
         work.checkpointing.begin(work.clock.now(), work.graph, work.entries, work.blueprint, work.reuse)
         sinks.append(self._keep_and_show)
-        sinks += [RunLogger(self.run_id), *self.watchers]
+        sinks += self._watchers
         listeners = Listeners(work.session.config, work.graph, self.summary, work.tell)
         if not listeners.idle:
             sinks.append(listeners)

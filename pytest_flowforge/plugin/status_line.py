@@ -2,7 +2,7 @@
 
 It is drawn in place by a thread of its own, also while a task keeps the main thread busy, and is gone before pytest
 prints anything: pytest's output is the same with and without it. What is drawn goes to the terminal itself, past the
-capturing of output; with ``-s`` tasks own the terminal, and there is no such line.
+capturing of output; unless file descriptors are captured, tasks write to the terminal, and there is no such line.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def is_wanted(config: pytest.Config, environ: Mapping[str, str] = os.environ) ->
         return False
     if sys.platform == "win32" or not is_plain_terminal(config):
         return False
-    if option.capture == "no" or option.usepdb or option.trace or config.get_verbosity() < 0:
+    if option.capture != "fd" or option.usepdb or option.trace or config.get_verbosity() < 0:
         return False
     # Whoever has chosen that does not want to see how far pytest has come.
     return bool(config.getini("console_output_style") != "classic")
@@ -95,12 +95,12 @@ class StatusLine:
             os.dup(self._tap.fileno()), "w", encoding=self._tap.encoding, errors="backslashreplace"
         )
         self._tap.open(self._lock)
-        forks.remember(self)
+        forks.register(self)
         self.after_fork()
 
     def close(self) -> None:
         """Take the line away; from now on nothing is drawn."""
-        forks.forget(self)
+        forks.unregister(self)
         self.before_fork()
         with self._lock:
             self._clear()
@@ -133,9 +133,13 @@ class StatusLine:
 
     def after_fork(self) -> None:
         """Let there be a thread that draws."""
-        self._ended.clear()
-        self._thread = threading.Thread(target=self._go_on, name="flowforge-status-line", daemon=True)
-        self._thread.start()
+        with self._lock:
+            if self._thread is not None:
+                # Two threads have forked at a time.
+                return
+            self._ended.clear()
+            self._thread = threading.Thread(target=self._go_on, name="flowforge-status-line", daemon=True)
+            self._thread.start()
 
     def before_fork(self) -> None:
         """Let there be none, for a while or for good."""
@@ -150,8 +154,8 @@ class StatusLine:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while not self._ended.is_set():
             self._changed.clear()
-            with suppress(OSError, ValueError):
-                # A terminal that is gone is no reason to end a run.
+            # It is an ornament: neither a terminal that is gone nor anything else is a reason to end a run.
+            with suppress(Exception):
                 self._draw()
             self._changed.wait(_REST)
             # Much may happen at once.

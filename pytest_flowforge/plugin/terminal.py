@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, TextIO
+from io import StringIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import pytest
 
@@ -71,6 +72,8 @@ class Terminal:
         self._notes: list[str] = []
         #: Files that could not be collected; pytest shows them to people.
         self._uncollected: list[Problem] = []
+        #: The attempt whose output was shown last, by task and number.
+        self._shown_retry = ("", 0)
         #: Where an answer in JSON goes, when all else that pytest prints is kept from there.
         self._answers: TextIO = sys.stdout
 
@@ -200,16 +203,22 @@ class Terminal:
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """With -vv, show what an attempt has written below its line, all together, when it has ended."""
-        if self._verbosity < _ALL_THERE_IS or report.when != "teardown":
+        # Of an attempt that is followed by another there are its failed phases alone, each with all that was written.
+        retried = getattr(report, "flowforge_attempt", 0)
+        if self._verbosity < _ALL_THERE_IS or not (retried or report.when == "teardown"):
             return
+        attempt = (report.nodeid, retried)
+        if retried and attempt == self._shown_retry:
+            return
+        self._shown_retry = attempt
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")
         sections = list(self._shown(report))
         if reporter is None or not sections:
             return
         reporter.ensure_newline()
         for name, content in sections:
-            reporter.write_sep("-", f"{report.nodeid}: {name}")
-            for line in text.harmless(content.rstrip("\n")).split("\n"):
+            reporter.write_sep("-", _whole(f"{report.nodeid}: {name}"))
+            for line in _harmless_lines(content):
                 reporter.write_line(line)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -251,14 +260,35 @@ class Terminal:
         writer = self._config.get_terminal_writer()
         reporter.write_sep("=", "RETRIES")
         for report in retried[:_MOST_RETRIED]:
-            reporter.write_sep("_", f"{report.head_line} (attempt {report.flowforge_attempt})", yellow=True, bold=True)
+            head = _whole(f"{report.head_line} (attempt {report.flowforge_attempt})")
+            reporter.write_sep("_", head, yellow=True, bold=True)
             if option.tbstyle == "line":
                 crash = getattr(report.longrepr, "reprcrash", None)
                 writer.line(text.printable(str(crash or report.longreprtext), _LONGEST_NOTE))
                 continue
-            report.toterminal(writer)
+            for line in _harmless_lines(_rendered(report, writer)):
+                writer.line(line)
             for name, content in self._shown(report):
-                writer.sep("-", name)
-                writer.line(content.rstrip("\n"))
+                writer.sep("-", _whole(name))
+                for line in _harmless_lines(content):
+                    writer.line(line)
         if len(retried) > _MOST_RETRIED:
             writer.line(f"and {len(retried) - _MOST_RETRIED:,} more (--ff-status -v has their errors)")
+
+
+def _whole(line: str) -> str:
+    return text.printable(line, sys.maxsize)
+
+
+def _harmless_lines(content: str) -> list[str]:
+    return text.harmless(content.rstrip("\n")).split("\n")
+
+
+def _rendered(report: pytest.TestReport, writer: Any) -> str:
+    """Return what pytest would show of the error of *report* at *writer*."""
+    file = StringIO()
+    other = type(writer)(file)
+    other.hasmarkup, other.fullwidth = writer.hasmarkup, writer.fullwidth
+    other.code_highlight = writer.code_highlight
+    report.toterminal(other)
+    return file.getvalue()

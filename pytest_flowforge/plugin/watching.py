@@ -11,7 +11,7 @@ from pytest_flowforge.plugin.event_log import EventFile
 from pytest_flowforge.plugin.graph_files import GraphFiles
 from pytest_flowforge.plugin.live_page import LivePage
 from pytest_flowforge.plugin.options import Mode
-from pytest_flowforge.plugin.output_files import OutputFiles
+from pytest_flowforge.plugin.output_files import OutputFiles, Places
 from pytest_flowforge.plugin.status_line import StatusLine, is_wanted
 from pytest_flowforge.report.metrics import metrics_as_json, metrics_as_prometheus
 
@@ -36,30 +36,33 @@ class Watching:
     def __init__(self, config: pytest.Config, options: Options, terminal: Terminal) -> None:
         self._config = config
         self._terminal = terminal
+        places, tell = Places(config), terminal.tell
         runs = options.mode is Mode.RUN and not config.option.collectonly
-        self._metrics_files = OutputFiles("--ff-metrics", options.metrics if runs else (), _NUMBERS, terminal.tell)
+        self._metrics_files = OutputFiles(
+            places, "--ff-metrics", options.metrics if runs else (), _NUMBERS, terminal.tell
+        )
         draws = options.mode in {Mode.RUN, Mode.DRY_RUN} and not config.option.collectonly
         #: Those that --ff-dry-run writes, too; there are none for other questions.
-        self.graph_files = GraphFiles(options.graph if draws else (), terminal.tell)
+        self.graph_files = GraphFiles(places, options.graph if draws else (), tell)
         #: The page of the run, for those who have values to show there.
         self.page: LivePage | None = None
         if options.report and runs:
-            self.page = LivePage(config, options.report, terminal.tell, values=options.report_values)
+            self.page = LivePage(config, places, options.report, tell, values=options.report_values)
             config.pluginmanager.register(self.page, "flowforge-page")
         self._event_file: EventFile | None = None
         if options.events and runs:
-            self._event_file = EventFile.open(config, options.events, terminal.tell)
+            self._event_file = EventFile.open(places, options.events, tell)
             config.add_cleanup(self._event_file.close)
 
     @contextmanager
     def follow(self, runner: Runner, work: Work) -> Iterator[None]:
         """Follow the run that goes on within."""
         metrics = Metrics(work.graph)
-        runner.watchers.append(metrics)
+        runner.watch("metrics", metrics)
         self._terminal.measures(metrics)
         if self._event_file is not None:
             self._event_file.begin(runner.run_id, runner.summary.counts)
-            runner.watchers.append(self._event_file)
+            runner.watch("--ff-events", self._event_file)
         with ExitStack() as stack:
             # However it ends.
             stack.callback(
@@ -70,7 +73,7 @@ class Watching:
             if self.page is not None:
                 stack.callback(self.page.close)
                 self.page.begin(work, work.checkpointing.durations)
-                runner.watchers.append(self.page)
+                runner.watch("--ff-report", self.page)
             if is_wanted(self._config):
                 stack.enter_context(self._status_line(runner, work))
             yield
@@ -86,11 +89,14 @@ class Watching:
             lambda: executor.slots,
             work.clock,
         )
-        runner.watchers.append(line)
-        self._config.pluginmanager.register(line, "flowforge-status-line")
-        line.open()
+        runner.watch("status line", line)
+        plugins = self._config.pluginmanager
         try:
+            plugins.register(line, "flowforge-status-line")
+            line.open()
             yield
         finally:
             line.close()
-            self._config.pluginmanager.unregister(line)
+            # Ctrl-C may have come before.
+            if plugins.is_registered(line):
+                plugins.unregister(line)

@@ -190,7 +190,8 @@ class Workers(Executor):
     @property
     def slots(self) -> int:
         """How many attempts the workers may have, those that lie around included."""
-        return sum(worker.slots for worker in self._workers.values())
+        # A copy: the status line asks in a thread of its own.
+        return sum(worker.slots for worker in tuple(self._workers.values()))
 
     @property
     def lost(self) -> str:

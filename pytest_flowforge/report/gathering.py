@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_flowforge.core.messages import InstancesAdded, RunBegan, RunEnded, TaskMoved
 from pytest_flowforge.core.metrics import Metrics
 from pytest_flowforge.core.states import FAILED_STATES, TaskState
+from pytest_flowforge.core.summary import Summary
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from pytest_flowforge.core.messages import Event
     from pytest_flowforge.core.model import Measures, TaskId
 
-__all__ = ["AttemptFacts", "Gathering", "TaskFacts"]
+__all__ = ["AttemptFacts", "Gathering", "TaskFacts", "as_json"]
 
 #: Characters of one text that are kept, from its beginning and its end.
 _LONGEST = 20_000
@@ -56,40 +57,42 @@ class TaskFacts:
 
 
 @dataclass(slots=True)
-class _Heard:
+class _Reported:
     worker: str
     error: str
     sections: dict[str, str]
 
 
 class Gathering:
-    """Takes events one by one, each at a constant cost. What pytest says of an attempt is heard before its end is."""
+    """Takes events one by one, each at a constant cost. What pytest reports of an attempt comes before its end."""
 
     def __init__(self, graph: TaskGraph) -> None:
         self.graph = graph
         self.tasks: dict[TaskId, TaskFacts] = {task.id: TaskFacts() for task in graph}
-        #: The same events in numbers.
+        #: The same events in numbers, and what goes back to which failure.
         self.metrics = Metrics(graph)
+        self.summary = Summary(self.tasks)
         self.began = 0.0
         #: When the last event was.
         self.last = 0.0
         self.ended = False
         self.stopped = ""
-        self._heard: dict[str, _Heard] = {}
+        self._reported: dict[str, _Reported] = {}
         self._room = dict(_ROOM)
 
-    def hear(self, task: str, sections: Iterable[tuple[str, str]], error: str = "", worker: str = "") -> None:
+    def record(self, task: str, sections: Iterable[tuple[str, str]], error: str = "", worker: str = "") -> None:
         """Take in what there is of one phase of an attempt at *task*; later phases repeat the sections before."""
-        heard = self._heard.setdefault(task, _Heard("", "", {}))
-        heard.worker = worker or heard.worker
-        heard.sections.update(sections)
+        reported = self._reported.setdefault(task, _Reported("", "", {}))
+        reported.worker = worker or reported.worker
+        reported.sections.update(sections)
         if error:
-            heard.error = f"{heard.error}\n\n{error}" if heard.error else error
+            reported.error = f"{reported.error}\n\n{error}" if reported.error else error
 
     def apply(self, event: Event) -> None:
         """Take note of *event*."""
         self.last = event.at
         self.metrics(event)
+        self.summary.apply(event)
         if isinstance(event, TaskMoved):
             self._on_moved(event)
         elif isinstance(event, RunBegan):
@@ -104,7 +107,7 @@ class Gathering:
     def _on_moved(self, event: TaskMoved) -> None:
         facts = self.tasks.setdefault(event.task, TaskFacts())
         facts.state, facts.because, facts.cause = event.after, event.because, event.cause
-        heard = self._heard.pop(event.task, None)
+        reported = self._reported.pop(event.task, None)
         if event.after is TaskState.RUNNING:
             facts.attempts.append(AttemptFacts(event.attempt, event.at))
             return
@@ -112,8 +115,8 @@ class Gathering:
             attempt = facts.attempts[-1]
             attempt.ended, attempt.state, attempt.because = event.at, event.after, event.because
             self._measure(attempt, event.measures)
-            if heard is not None:
-                self._keep(attempt, heard)
+            if reported is not None:
+                self._keep(attempt, reported)
 
     def _measure(self, attempt: AttemptFacts, measures: Measures | None) -> None:
         if measures is None or attempt.ended is None:
@@ -123,11 +126,11 @@ class Gathering:
             # Before that it lay around at its worker.
             attempt.began = max(attempt.began, attempt.ended - measures.seconds)
 
-    def _keep(self, attempt: AttemptFacts, heard: _Heard) -> None:
+    def _keep(self, attempt: AttemptFacts, reported: _Reported) -> None:
         failed = attempt.state in FAILED_STATES or attempt.state is TaskState.RETRYING
-        attempt.worker = attempt.worker or heard.worker
-        attempt.error = self._cut(heard.error, failed=failed)
-        attempt.sections = [(name, self._cut(text, failed=failed)) for name, text in heard.sections.items() if text]
+        attempt.worker = attempt.worker or reported.worker
+        attempt.error = self._cut(reported.error, failed=failed)
+        attempt.sections = [(name, self._cut(text, failed=failed)) for name, text in reported.sections.items() if text]
 
     def _cut(self, text: str, *, failed: bool) -> str:
         longest = _LONGEST if self._room[failed] > 0 else _SHORT

@@ -105,7 +105,7 @@ def layout(
 
     The order of *tasks* is kept within a layer where edges say nothing else. Repeated edges are drawn once. ``widths``
     are those of tasks that are not as wide as the default, rounded up to tenths; ``height`` is that of all. Raises
-    :class:`ValueError` for an edge with an end that is no task, and for edges in a circle.
+    :class:`ValueError` for an edge with an end that is no task, and for edges in a cycle.
     """
     drawing = _Drawing(tuple(dict.fromkeys(tasks)), edges, widths, height)
     drawing.number_layers()
@@ -172,7 +172,7 @@ class _Drawing:
                     order.append(below)
         if len(order) < len(self._tasks):
             stuck = next(task for task, count in enumerate(missing) if count)
-            msg = f"edges go in a circle, at {self._tasks[stuck]!r} or before it"
+            msg = f"edges go in a cycle, at {self._tasks[stuck]!r} or before it"
             raise ValueError(msg)
         return order
 

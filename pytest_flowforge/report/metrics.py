@@ -179,6 +179,8 @@ def _of_tasks(run: RunMetrics, graph: TaskGraph) -> list[_Family]:
 
 def _escaped(label: str) -> str:
     """Return *label* as the format has it between quotes."""
+    # Halves of characters can not be written; as an escape of ours they would be read as one of the format.
+    label = label.encode("utf-8", "backslashreplace").decode()
     return label.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 

@@ -41,6 +41,8 @@ const time = (at) => new Date(at * 1000).toLocaleString();
 // What is derived once.
 const now = data.ended ? data.last : data.written;
 const onPath = new Set(data.path);
+const severalFiles = new Set(tasks.map((task) => task.file)).size > 1;
+const called = (task) => severalFiles && task.file ? task.file + "::" + task.name : task.name;
 tasks.forEach((task, index) => {
   task.index = index;
   task.attempts = task.attempts || [];
@@ -51,7 +53,8 @@ tasks.forEach((task, index) => {
   task.seconds = last ? (last.ended === null ? now : last.ended) - last.began : null;
   task.change = task.before && task.seconds !== null && last.ended !== null ? task.seconds / task.before : null;
   task.worker = last && last.worker || "";
-  task.sought = [task.id, task.name, task.state, task.because || "", task.worker].join("\n").toLowerCase();
+  // What it is called is what a box of the graph seeks.
+  task.sought = [task.id, called(task), task.state, task.because || "", task.worker].join("\n").toLowerCase();
 });
 for (const task of tasks) for (const need of task.needs) tasks[need].feeds.push(task.index);
 const instances = new Map();
@@ -59,8 +62,6 @@ for (const task of tasks) if (task.instance_of !== undefined) {
   if (!instances.has(task.instance_of)) instances.set(task.instance_of, []);
   instances.get(task.instance_of).push(task.index);
 }
-const severalFiles = new Set(tasks.map((task) => task.file)).size > 1;
-const called = (task) => severalFiles && task.file ? task.file + "::" + task.name : task.name;
 
 // What the reader has chosen. It is kept in the address, so that it outlives a refresh.
 const choice = {task: null, filter: "", states: [], sort: "", down: false, all: false, view: "", pan: null, wide: 1, live: true};
@@ -83,6 +84,8 @@ function keep(more = {}) {
 // The head.
 const counts = {};
 for (const task of tasks) counts[task.state] = (counts[task.state] || 0) + 1;
+// A state that no task is in any more has no button with which it could be given up.
+choice.states = choice.states.filter((state) => counts[state]);
 const done = tasks.filter((task) => !OPEN.has(task.state)).length;
 const bad = tasks.filter((task) => BAD.has(task.state)).length;
 $("title").textContent = data.title;
@@ -105,13 +108,6 @@ $("filter").value = choice.filter;
 $("filter").addEventListener("input", () => { choice.filter = $("filter").value; refilter(); });
 
 // What failed: each failure with how many it has blocked.
-const victims = new Map();
-for (const task of tasks) {
-  if (task.state !== "blocked") continue;
-  let root = task;
-  for (let steps = 0; root.cause !== undefined && steps < tasks.length; steps++) root = tasks[root.cause];
-  if (root !== task) victims.set(root.index, (victims.get(root.index) || 0) + 1);
-}
 function link(task, prefix) {
   return make("button", {type: "button", class: "link", id: (prefix || "task") + "-" + task.index, onclick: () => chooseTask(task, true)}, called(task));
 }
@@ -119,7 +115,7 @@ const failures = tasks.filter((task) => BAD.has(task.state));
 $("failures").hidden = !failures.length;
 for (const task of failures.slice(0, 100)) {
   const last = task.attempts[task.attempts.length - 1];
-  $("failed").append(make("li", {class: css(task.state)}, link(task, "failed"), " " + task.state + (task.because ? ": " + task.because : "") + (victims.has(task.index) ? " · blocks " + count(victims.get(task.index), "task") : ""),
+  $("failed").append(make("li", {class: css(task.state)}, link(task, "failed"), " " + task.state + (task.because ? ": " + task.because : "") + (task.blocks ? " · blocks " + count(task.blocks, "task") : ""),
     last && last.error ? make("pre", {}, cut(last.error, 4000)) : null));
 }
 if (failures.length > 100) $("failed").append(make("li", {}, "and " + (failures.length - 100).toLocaleString("en") + " more: filter by state below"));
@@ -233,7 +229,7 @@ function showDetails() {
       ["where", task.file + (task.line ? ":" + task.line : "")],
       ["id", task.id],
       ["runs when", task.when === "all_success" ? "" : task.when],
-      ["element of", task.instance_of === undefined ? "" : link(tasks[task.instance_of], "mapped")],
+      ["instance of", task.instance_of === undefined ? "" : link(tasks[task.instance_of], "mapped")],
     ]),
     ...(parameters.length ? section("Parameters", facts(parameters)) : []),
     ...(task.result === undefined ? [] : section("Result", scrolling(task.result, "Result"))),
@@ -241,7 +237,7 @@ function showDetails() {
     ...[...task.attempts].reverse().flatMap((one) => attempt(one, task)),
     ...names(task.needs, "Needs", "needs"),
     ...names(task.feeds, "Needed by", "feeds"),
-    ...names(instances.get(task.index) || [], "Elements", "element"),
+    ...names(instances.get(task.index) || [], "Instances", "instance"),
   );
   aside.scrollTop = 0;
 }
@@ -365,7 +361,7 @@ function makeGraph() {
     if (name === "tasks") for (let at = 1; at < data.path.length; at++) {
       const from = data.path[at - 1], to = data.path[at], gathers = tasks[from].instance_of;
       steps.add(from + " " + to);
-      // By way of the mapped task that it is an element of.
+      // By way of the mapped task that it is an instance of.
       if (gathers !== undefined) steps.add(from + " " + gathers).add(gathers + " " + to);
     }
     critical.setAttribute("d", view.edges.filter(([from, to]) => steps.has(from + " " + to)).map((edge) => edge[2]).join(""));

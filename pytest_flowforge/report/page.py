@@ -23,7 +23,6 @@ from pytest_flowforge.report.views import file_of, views
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from pytest_flowforge.core.graph import TaskGraph
     from pytest_flowforge.core.model import Task, TaskId
 
 __all__ = ["About", "Page", "escaped"]
@@ -61,7 +60,10 @@ class Page:
 
     def _facts(self, now: float, refresh: float | None) -> dict[str, Any]:
         gathering = self._gathering
-        self._describe(gathering.graph)
+        self._describe()
+        tasks = [self._task(task) for task in self._index]
+        for root, blocked in gathering.summary.blocked_by_root().items():
+            tasks[self._index[root]]["blocks"] = len(blocked)
         path = dict.fromkeys(step.attempt.task for step in gathering.metrics.snapshot().critical_path)
         return {
             "title": self._about.title,
@@ -75,13 +77,15 @@ class Page:
             "states": [state.value for state in TaskState],
             "path": [self._index[task] for task in path if task in self._index],
             "views": self._views,
-            "tasks": [self._task(task) for task in self._index],
+            "tasks": tasks,
         }
 
-    def _describe(self, graph: TaskGraph) -> None:
-        if len(self._fixed) == len(graph):
+    def _describe(self) -> None:
+        # The graph may have grown already, in another thread, by tasks that nothing has been heard of.
+        known, graph = self._gathering.tasks, self._gathering.graph
+        if len(self._fixed) == len(known):
             return
-        tasks = list(graph)
+        tasks = [graph[task] for task in known]
         self._index = {task.id: number for number, task in enumerate(tasks)}
         self._fixed = [self._fixed_facts(task) for task in tasks]
         self._views = views(tasks)

@@ -1,4 +1,7 @@
-"""Values shown in a few lines: quickly, however large they are, and whatever their classes make of being shown."""
+"""Values shown in a few lines: quickly, however large they are, where their classes are those of Python itself.
+
+Whatever other classes make of being shown, they take the time that takes, and raise nothing here.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,19 @@ __all__ = ["preview"]
 #: Characters of a preview.
 _LONGEST = 2000
 
-_shortener = reprlib.Repr()
+
+class _Shortener(reprlib.Repr):
+    def repr_bytes(self, value: bytes | bytearray, _level: int) -> str:
+        if len(value) <= self.maxstring:
+            return repr(value)
+        half = self.maxstring // 2
+        return f"{value[:half]!r}...{value[-half:]!r}"
+
+    #: Found by the name of the class.
+    repr_bytearray = repr_bytes
+
+
+_shortener = _Shortener()
 _shortener.maxlevel = 5
 _shortener.maxlist = _shortener.maxtuple = _shortener.maxset = _shortener.maxfrozenset = 20
 _shortener.maxdict = _shortener.maxdeque = _shortener.maxarray = 20

@@ -81,7 +81,8 @@ def cells(text: str) -> int:
 
 
 def _cells_of(char: str) -> int:
-    if unicodedata.combining(char):
+    # Vowels of Thai, for one, combine with nothing by their class. What else has no width is not printable.
+    if unicodedata.combining(char) or unicodedata.category(char) in {"Mn", "Me"}:
         return 0
     return 2 if unicodedata.east_asian_width(char) in "WF" else 1
 

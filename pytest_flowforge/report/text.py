@@ -190,17 +190,14 @@ def summary_lines(summary: RunSummary, graph: TaskGraph) -> list[str]:
         return _enumeration([name(graph[task]) for task in tasks], _MOST_NAMES)
 
     lines = []
-    # Mapped tasks only stand for their instances, which have outcomes of their own.
-    mapped = {task.instance_of for task in graph if task.instance_of is not None}
-    victims = {task for blocked in summary.blocked_by_root.values() for task in blocked} | mapped
-    for root, victims_of_it in summary.blocked_by_root.items():
-        blocked = [task for task in victims_of_it if task not in mapped]
-        if not blocked:
-            continue
+    for root, blocked in summary.blocked_by_root.items():
         state, place = summary.states[root].value, _place(graph[root])
         why = f"{state}{f' at {place}' if place else ''}"
         lines.append(f"{len(blocked):,} blocked behind {name(graph[root])} ({why}): {named(blocked)}")
-    refused = [task for task, end in summary.states.items() if end is TaskState.BLOCKED and task not in victims]
+    # A mapped task that has instances is neither: it only stands for these.
+    others = {task for blocked in summary.blocked_by_root.values() for task in blocked}
+    others.update(task.instance_of for task in graph if task.instance_of is not None)
+    refused = [task for task, end in summary.states.items() if end is TaskState.BLOCKED and task not in others]
     for task in refused:
         why = printable(summary.reasons.get(task, ""), _LONGEST_REASON)
         lines.append(f"{name(graph[task])} was not run: {why}")

@@ -66,7 +66,7 @@ def _view(
     for position, task in enumerate(tasks):
         needs = instances.get(position) or [at[need] for need in task.needs if need in at]
         edges.update(((own[need], own[position]), None) for need in needs if own[need] != own[position])
-    straight, back = _without_circles(list(groups), list(edges))
+    straight, back = _without_cycles(list(groups), list(edges))
     least, most = _WIDTHS
     widths = {
         group: min(max(_SIGN + _CHARACTER * len(_shown(labels[group], len(members))), least), most)
@@ -95,10 +95,10 @@ def _straight(source: Any, target: Any) -> Route:
     return Route(source.id, target.id, (from_, (target.x, target.y + target.height / 2)))
 
 
-def _without_circles(
+def _without_cycles(
     groups: Sequence[str], edges: Sequence[tuple[str, str]]
 ) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Return *edges* as those that can be laid out, and those that would close a circle: tasks have none, files may.
+    """Return *edges* as those that can be laid out, and those that would close a cycle: tasks have none, files may.
 
     What waits for nobody goes first; where everything waits, the first of what is left.
     """

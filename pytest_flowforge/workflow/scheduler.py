@@ -17,6 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
+from pytest_flowforge.best_effort import BestEffort
 from pytest_flowforge.core import model
 from pytest_flowforge.core.branching import branch_of
 from pytest_flowforge.core.engine import Engine, RunPolicy
@@ -30,7 +31,6 @@ from pytest_flowforge.core.states import DONE, FAILED_STATES, SUCCEEDED, TaskSta
 from pytest_flowforge.core.summary import Summary
 from pytest_flowforge.driver import Driver, SystemClock
 from pytest_flowforge.errors import UnknownTask, WorkflowError
-from pytest_flowforge.failures import one_line
 from pytest_flowforge.interrupts import Interrupts
 from pytest_flowforge.ports import Finished
 from pytest_flowforge.results import Absences, ValueStore
@@ -344,8 +344,10 @@ class _Execution:
         return task
 
     def _sinks(self) -> list[EventSink]:
-        logger: Handler = RunLogger(lambda: self._keeping.run)
-        watchers = [_Watcher(handler, self._tell) for handler in (logger, *self._options.events)]
+        # One that raises is named, and hears no more: the run is not to blame.
+        handlers = [BestEffort(f"event handler {_called(one)}", one, self._tell) for one in self._options.events]
+        logger = BestEffort("logger pytest_flowforge.run", RunLogger(lambda: self._keeping.run), self._notes.append)
+        watchers = [logger, *handlers]
         return [self._summary.apply, self._note, self._keep, self._metrics, *watchers]
 
     def _tell(self, sentence: str) -> None:
@@ -469,22 +471,8 @@ class _Execution:
 _IN_DOUBT = "it may have done its work before, and is not idempotent: look whether it has, then run it without resume"
 
 
-class _Watcher:
-    """A sink that does not fail the run: one that raises is named once, and not called again."""
-
-    def __init__(self, sink: Handler, tell: Callable[[str], None]) -> None:
-        self._sink: Handler | None = sink
-        self._tell = tell
-
-    def __call__(self, event: Event) -> None:
-        if self._sink is None:
-            return
-        try:
-            self._sink(event)
-        except Exception as error:  # noqa: BLE001 - not the run's fault
-            name = getattr(self._sink, "__qualname__", type(self._sink).__qualname__)
-            self._sink = None
-            self._tell(f"the event handler {name} raised {one_line(error)}; it is not called again")
+def _called(handler: Any) -> str:
+    return str(getattr(handler, "__qualname__", type(handler).__qualname__))
 
 
 class _Stoppable:

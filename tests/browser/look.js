@@ -38,7 +38,16 @@ const axe = fs.readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
   await page.keyboard.press("Escape");
   seen.closed = await page.locator("#details").isHidden();
 
-  // The same with the keyboard alone, from the table.
+  // A click on a box of several tasks has the table show these.
+  const view = await page.locator("#view").inputValue();
+  await page.locator("#view").selectOption("functions");
+  await page.locator("#zoom-fit").click();
+  await page.locator("#canvas .node", {hasText: "fetch"}).first().locator(".frame").click({force: true});
+  seen.box = await page.locator("#found").innerText();
+  await page.locator("#filter").fill("");
+  await page.locator("#view").selectOption(view);
+
+  // Details with the keyboard alone, from the table.
   await page.locator("#rows .link", {hasText: "flaky"}).first().focus();
   await page.keyboard.press("Enter");
   seen.keyboard = await page.locator("#details").innerText();
@@ -75,6 +84,11 @@ const axe = fs.readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
   seen.again = {filter: await page.locator("#filter").inputValue(), title: await page.locator("#details-title").innerText()};
 
   await page.locator("#filter").fill("");
+  // Chosen when there were such tasks.
+  await page.evaluate(() => history.replaceState(null, "", "#" + encodeURIComponent(JSON.stringify({states: ["running"]}))));
+  await page.reload();
+  await page.waitForSelector("html[data-ready=true]", {state: "attached"});
+  seen.stale = await page.locator("#found").innerText();
   await page.emulateMedia({media: "print"});
   seen.printed = {
     controls: await page.locator("#controls").isVisible(),

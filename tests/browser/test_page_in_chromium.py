@@ -109,18 +109,18 @@ def _page(count: int, *, ends: bool = True) -> Page:
     for event in _moves(load, began, ran, ok):
         gathering.apply(event)
     for event in _moves(evil, began + 1, ran, TaskState.FAILED, because=EVIL):
-        gathering.hear(evil, [(EVIL, EVIL)], f"{EVIL}\n>   raise ValueError", EVIL)
+        gathering.record(evil, [(EVIL, EVIL)], f"{EVIL}\n>   raise ValueError", EVIL)
         gathering.apply(event)
     gathering.apply(TaskMoved(victim, TaskState.PENDING, TaskState.BLOCKED, 0, began + 3, EVIL, evil))
     flaking = (ran, TaskState.RETRYING, ran, *([ok] if ends else []))
     for event in _moves(flaky, began + 3, *flaking):
-        gathering.hear(
+        gathering.record(
             flaky, [("Captured stdout call", "a line\n" * 3)], "OSError: not yet" if event.attempt == 1 else ""
         )
         gathering.apply(event)
     for number, task in enumerate(tasks[4:]):
         for event in _moves(task.id, began + 3 + number // 8 * 0.7, ran, ok):
-            gathering.hear(
+            gathering.record(
                 task.id, [("Captured stdout call", "some words in a line of a log\n" * 10)], "", f"gw{number % 8}"
             )
             gathering.apply(event)
@@ -157,10 +157,12 @@ def test_a_reader_finds_what_there_is(written: tuple[int, Path], width: int, hei
     assert "OSError: not yet" in seen["keyboard"]
     assert "a line" in seen["keyboard"]
     assert (seen["focused"], seen["returned"]) == ("details", "flow_a.py::flaky")
+    assert seen["box"] == f"{count // 4} tasks found"
     assert seen["found"] == ["flow_a.py::flaky"]
     assert seen["failed"] == [f"flow_a.py::{EVIL}"]
     assert (seen["sorted"], seen["panned"]) == ("descending", True)
     assert seen["again"] == {"filter": "flaky", "title": "flaky"}
+    assert seen["stale"] == ""
     assert seen["printed"] == {"controls": False, "errors": True, "rows": count + 4}
     assert seen["axe"] == []
 

@@ -21,7 +21,7 @@ MANY = 2_000
 
 @st.composite
 def drawable(draw: st.DrawFn) -> tuple[list[str], Edges, dict[str, float]]:
-    """Tasks in any order of declaration, edges without circles, and some widths."""
+    """Tasks in any order of declaration, edges without cycles, and some widths."""
     order = [f"t{number}" for number in range(draw(st.integers(0, 25)))]
     ends = st.sampled_from(order) if order else st.nothing()
     pairs = draw(st.lists(st.tuples(ends, ends), max_size=60)) if order else []
@@ -212,8 +212,8 @@ def test_what_is_drawn_stays_within_a_multiple_of_the_graph() -> None:
 
 
 @pytest.mark.parametrize("edges", [[("a", "b"), ("b", "a")], [("a", "a")]])
-def test_circles_are_refused(edges: Edges) -> None:
-    with pytest.raises(ValueError, match="edges go in a circle, at 'a' or before it"):
+def test_cycles_are_refused(edges: Edges) -> None:
+    with pytest.raises(ValueError, match="edges go in a cycle, at 'a' or before it"):
         layout("ab", edges)
 
 

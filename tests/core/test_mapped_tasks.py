@@ -175,7 +175,7 @@ def test_what_comes_behind_waits_for_all_instances() -> None:
     summary = Summary(one.id for one in world.graph)
     for event in world.events:
         summary.apply(event)
-    assert summary.snapshot().blocked_by_root == {tid("each[0]"): (tid("each"), tid("all"))}
+    assert summary.snapshot().blocked_by_root == {tid("each[0]"): (tid("all"),)}
 
 
 def test_any_success_is_one_instance() -> None:

@@ -17,6 +17,7 @@ from pytest_flowforge.core.messages import (
     StartAttempt,
     StopRequested,
     TaskExpanded,
+    TaskMoved,
     TimeReached,
 )
 from pytest_flowforge.core.metrics import Metrics, RunMetrics, WaitedFor
@@ -48,6 +49,18 @@ def test_nothing_has_happened_yet() -> None:
     assert run.tasks[tid("a")].attempts == ()
     assert (run.makespan, run.work, run.speed_up, run.cpu, run.critical_path) == (0.0, 0.0, 0.0, None, ())
     assert not run.ended
+
+
+def test_an_attempt_whose_beginning_was_missed_took_no_time() -> None:
+    play = Play(task("a")).start()
+    play.now = 1.0
+    play.finish("a")
+    metrics = Metrics(play.graph)
+    for event in play.events:
+        if not (isinstance(event, TaskMoved) and event.after is TaskState.RUNNING):
+            metrics(event)
+    (attempt,) = metrics.snapshot().tasks[tid("a")].attempts
+    assert (attempt.number, attempt.seconds, attempt.ended_at) == (1, 0.0, 1.0)
 
 
 def test_a_diamond_goes_by_its_slower_side() -> None:
@@ -180,8 +193,14 @@ def _worlds(draw: st.DrawFn) -> tuple[list[Task], dict[TaskId, list[int]], int]:
     return tasks, takes, draw(st.integers(1, 4))
 
 
-def simulate(tasks: Sequence[Task], takes: dict[TaskId, list[int]], slots: int) -> tuple[TaskGraph, list[Event]]:
-    """Play a run in which every attempt but the last of each task fails, without any time lost in between."""
+def simulate(
+    tasks: Sequence[Task], takes: dict[TaskId, list[int]], slots: int, seconds: float | None = None
+) -> tuple[TaskGraph, list[Event]]:
+    """Play a run in which every attempt but the last of each task fails, without any time lost in between.
+
+    *seconds* is what is measured of each attempt where it is made.
+    """
+    measures = None if seconds is None else Measures("w", seconds)
     graph = TaskGraph.build(tasks)
     engine = Engine(graph, RunPolicy(slots=slots))
     reaction = engine.handle(RunStarted(0.0))
@@ -197,7 +216,7 @@ def simulate(tasks: Sequence[Task], takes: dict[TaskId, list[int]], slots: int) 
         for key in over:
             del running[key]
         ends = [
-            AttemptFinished(name, attempt, Success() if attempt == len(takes[name]) else ERROR, now)
+            AttemptFinished(name, attempt, Success() if attempt == len(takes[name]) else ERROR, now, measures)
             for name, attempt in over
         ]
         reaction = engine.handle(*ends, TimeReached(now))
@@ -231,6 +250,19 @@ def test_waits_and_durations_on_the_path_add_up_to_the_run(
             assert step.waited_for is WaitedFor.SLOT
         if step.waited_for is not WaitedFor.RETRY:
             assert step.wait == 0.0, "no slot stays free while somebody waits"
+
+
+@given(_worlds(), st.integers(0, 6))
+def test_they_add_up_where_attempts_lie_around_before_they_are_made_too(
+    world: tuple[list[Task], dict[TaskId, list[int]], int], seconds: int
+) -> None:
+    graph, events = simulate(*world, seconds=seconds)
+    metrics = Metrics(graph)
+    for event in events:
+        metrics(event)
+    run = metrics.snapshot()
+    assert sum(step.wait + step.attempt.seconds for step in run.critical_path) == run.makespan
+    assert all(step.wait >= 0 for step in run.critical_path)
 
 
 @given(_worlds())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -48,11 +49,11 @@ def test_what_pytest_says_of_an_attempt_goes_with_that_attempt() -> None:
     gathering = Gathering(graph_of(a="", b="a"))
     gathering.apply(RunBegan(2, 10.0))
     gathering.apply(moved(A, TaskState.PENDING, TaskState.RUNNING, 10.0))
-    gathering.hear(A, [("Captured stdout call", "first")], "OSError: first", "gw1")
+    gathering.record(A, [("Captured stdout call", "first")], "OSError: first", "gw1")
     gathering.apply(moved(A, TaskState.RUNNING, TaskState.RETRYING, 11.0, because="OSError: first"))
     gathering.apply(moved(A, TaskState.RETRYING, TaskState.RUNNING, 12.0, 2))
-    gathering.hear(A, [("Captured stdout call", "second")])
-    gathering.hear(A, [("Captured stdout call", "second"), ("Captured stdout teardown", "bye")])
+    gathering.record(A, [("Captured stdout call", "second")])
+    gathering.record(A, [("Captured stdout call", "second"), ("Captured stdout teardown", "bye")])
     gathering.apply(moved(A, TaskState.RUNNING, TaskState.SUCCESS, 14.0, 2))
     first, second = gathering.tasks[A].attempts
     assert (first.error, first.worker, first.sections) == ("OSError: first", "gw1", [("Captured stdout call", "first")])
@@ -77,7 +78,7 @@ def test_logs_without_end_leave_a_page_that_opens() -> None:
     for name in names:
         task = TaskId(f"f.py::{name}")
         gathering.apply(moved(task, TaskState.PENDING, TaskState.RUNNING, 1.0))
-        gathering.hear(task, [("Captured stdout call", "begin" + "x" * 1_000_000 + "end")])
+        gathering.record(task, [("Captured stdout call", "begin" + "x" * 1_000_000 + "end")])
         gathering.apply(moved(task, TaskState.RUNNING, TaskState.SUCCESS, 2.0))
     assert len(Page(About("t"), gathering).render(3.0, None)) < 1_000_000
     (_, last), *_ = gathering.tasks[task].attempts[0].sections
@@ -99,6 +100,17 @@ def test_instances_are_tasks_of_the_page_from_when_they_are_known() -> None:
     assert (added["id"], added["instance_of"], added["state"]) == (one, 1, "success")
 
 
+def test_a_page_that_is_written_while_the_graph_grows_shows_what_was_told_before() -> None:
+    graph = TaskGraph.build([Task(A), Task(B, (A,), mapped=True)])
+    gathering = Gathering(graph)
+    page = Page(About("t"), gathering)
+    page.render(1.0, 2.0)
+    graph.grow(B, [Task(TaskId("f.py::b[x]"), (A,), instance_of=B)])
+    run_of(gathering, A, 1.0, 2.0)
+    tasks = facts_of(page.render(3.0, 2.0))["tasks"]
+    assert [(task["id"], task["state"]) for task in tasks] == [(A, "success"), (B, "pending")]
+
+
 def test_the_critical_path_is_marked() -> None:
     gathering = Gathering(graph_of(a="", b="", c="a b"))
     gathering.apply(RunBegan(3, 0.0))
@@ -111,11 +123,27 @@ def test_the_critical_path_is_marked() -> None:
     assert facts_of(Page(About("t"), gathering).render(7.0, None))["path"] == [1, 2]
 
 
+def test_a_failure_has_the_number_of_tasks_that_are_blocked_behind_it() -> None:
+    graph = TaskGraph.build([Task(A), Task(B, (A,), mapped=True), Task(C, (B,))])
+    gathering = Gathering(graph)
+    run_of(gathering, A, 1.0, 2.0)
+    one = TaskId("f.py::b[x]")
+    graph.grow(B, [Task(one, (A,), instance_of=B)])
+    gathering.apply(InstancesAdded(B, (one,), 2.0))
+    run_of(gathering, one, 3.0, 4.0, TaskState.FAILED)
+    gathering.apply(moved(B, TaskState.RUNNING, TaskState.BLOCKED, 4.0, cause=one))
+    gathering.apply(moved(C, TaskState.PENDING, TaskState.BLOCKED, 4.0, 0, cause=B))
+    tasks = {task["id"]: task for task in facts_of(Page(About("t"), gathering).render(5.0, None))["tasks"]}
+    # The mapped task only stands for its instance.
+    assert tasks[one]["blocks"] == 1
+    assert [task for task in tasks.values() if "blocks" in task] == [tasks[one]]
+
+
 def test_nothing_from_outside_is_markup() -> None:
     graph = TaskGraph.build([Task(TaskId(EVIL), name=EVIL, location=Location(EVIL, 1))])
     gathering = Gathering(graph)
     gathering.apply(moved(TaskId(EVIL), TaskState.PENDING, TaskState.RUNNING, 1.0))
-    gathering.hear(EVIL, [(EVIL, EVIL)], EVIL, EVIL)
+    gathering.record(EVIL, [(EVIL, EVIL)], EVIL, EVIL)
     gathering.apply(moved(TaskId(EVIL), TaskState.RUNNING, TaskState.FAILED, 2.0, because=EVIL))
     page = Page(About(EVIL, EVIL, parameters=lambda _: {EVIL: EVIL}), gathering).render(3.0, None)
     assert "<img" not in page
@@ -191,3 +219,19 @@ def test_values_are_shown(value: object, expected: str) -> None:
 
 def test_large_values_are_shown_in_part() -> None:
     assert len(preview([["x" * 10_000] * 1000] * 1_000_000)) <= 2100
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_large_bytes_are_cut_before_they_are_shown(kind: type[bytes | bytearray]) -> None:
+    value = kind(b"begin" + b"\0" * 5_000_000 + b"end")
+    tracemalloc.start()
+    try:
+        text = preview(value)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1_000_000
+    assert "begin" in text
+    assert "end" in text
+    assert len(text) <= 2100
+    assert preview(kind(b"ab")) == repr(kind(b"ab"))

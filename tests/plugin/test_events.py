@@ -108,7 +108,7 @@ def test_a_file_that_can_not_be_written_is_named_before_anything_runs(flow: Flow
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert log() == []
-    result.stderr.fnmatch_lines(["*--ff-events 'flow_it.py/x' can not be written: *"])
+    result.stderr.fnmatch_lines(["*--ff-events flow_it.py/x: can not be written (*); name another place"])
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a disk that is always full")  # noqa: PTH110
@@ -156,6 +156,41 @@ def test_the_run_logs_with_task_and_attempt_in_each_record(flow: Flow, pytester:
     assert "INFO pytest_flowforge.run|flow_it.py::flow_flaky|2|flow_it.py::flow_flaky begins, attempt 2" in lines
     assert "ERROR pytest_flowforge.run|flow_it.py::flow_bad|1|flow_it.py::flow_bad: failed: ValueError: boom" in lines
     assert lines[-1] == "INFO pytest_flowforge.run||0|run ends"
+
+
+def test_the_log_of_the_run_makes_the_terminal_obey_nothing(flow: Flow, pytester: pytest.Pytester) -> None:
+    source = """
+        import pytest
+
+        @pytest.mark.parametrize("n", [1], ids=["\\x1b[2J"])
+        def flow_a(n):
+            raise ValueError("\\x1b]0;title\\x07")
+
+        def flow_b():
+            pytest.exit("\\x1b[2J")
+    """
+    flow(source, "--log-file=run.log", "--log-file-level=INFO", "-o", "log_level=INFO")
+
+    written = pytester.path.joinpath("run.log").read_text(encoding="utf-8")
+    assert r"failed: ValueError: \x1b]0;title\x07" in written
+    assert r"run ends: " in written
+    assert "\x1b" not in written
+
+
+def test_a_handler_of_the_log_that_raises_is_named_once_and_harms_no_run(flow: Flow) -> None:
+    conftest = """
+        import logging
+
+        class Broken(logging.Handler):
+            def emit(self, record):
+                raise RuntimeError("no connection")
+
+        logging.getLogger("pytest_flowforge.run").addHandler(Broken(logging.WARNING))
+    """
+    result = flow({"conftest.py": conftest, "flow_it.py": _STORY})
+
+    result.stdout.fnmatch_lines(["*1 failed, 3 passed, 1 retried, 1 blocked in *"])
+    assert result.stdout.str().count("logger pytest_flowforge.run: RuntimeError: no connection; nothing more") == 1
 
 
 def test_what_the_run_logs_is_no_output_of_a_task_and_none_of_the_terminal(flow: Flow) -> None:

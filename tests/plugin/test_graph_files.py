@@ -259,6 +259,21 @@ def test_a_file_of_before_stays_until_the_new_one_is_complete(flow: Flow, pytest
     assert not [path for path in pytester.path.iterdir() if path.name.startswith(".tmp")]
 
 
+def test_an_error_in_the_making_of_a_file_is_told_and_fails_nothing(flow: Flow) -> None:
+    conftest = """
+        from pytest_flowforge.plugin import graph_files
+
+        def draw(graph):
+            raise ZeroDivisionError("no width")
+
+        graph_files._WRITERS[".svg"] = draw
+    """
+    files = {"conftest.py": conftest, "flow_it.py": "def flow_a(): ..."}
+    result = flow(files, "--ff-graph=graph.svg", "--ff-graph=other.json")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["--ff-graph *graph.svg: could not be written (ZeroDivisionError: no width)"])
+
+
 def test_a_place_that_is_gone_in_the_end_is_told_and_fails_nothing(flow: Flow) -> None:
     source = """
         import shutil
@@ -272,13 +287,13 @@ def test_a_place_that_is_gone_in_the_end_is_told_and_fails_nothing(flow: Flow) -
 
 
 def test_what_others_have_put_beside_it_is_not_written_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("secrets.token_hex", lambda _: "known")
+    monkeypatch.setattr("os.urandom", lambda _: b"known")
+    file = OutputFile("--ff-graph", tmp_path / "graph.svg")
     precious = tmp_path / "precious"
     precious.write_text("precious", encoding="utf-8")
-    (tmp_path / ".tmp-known").symlink_to(precious)
-    file = OutputFile("--ff-graph", str(tmp_path / "graph.svg"), [".svg"])
+    (tmp_path / f".tmp-{b'known'.hex()}").symlink_to(precious)
     with pytest.raises(pytest.UsageError, match=r"can not be written \(File exists\)"):
-        file.prepare()
+        OutputFile("--ff-graph", tmp_path / "graph.svg")
     with pytest.raises(FileExistsError):
         file.write("new")
     assert precious.read_text(encoding="utf-8") == "precious"

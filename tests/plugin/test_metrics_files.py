@@ -182,7 +182,7 @@ def test_a_crashed_attempt_has_its_worker(flow: Flow, pytester: pytest.Pytester)
     ("name", "message"),
     [
         ("run.txt", "*--ff-metrics run.txt: the name says which format is meant, and has to end with .json or .prom"),
-        ("flow_it.py/run.json", "*--ff-metrics */run.json: can not be written (*); name another place"),
+        ("flow_it.py/run.json", "*--ff-metrics flow_it.py/run.json: can not be written (*); name another place"),
         ("folder.json", "*--ff-metrics */folder.json: that is a folder; name a file"),
     ],
 )

@@ -604,3 +604,34 @@ def test_what_a_task_has_written_stands_below_its_line_when_everything_is_asked_
     )
     flow({}, "-vv", "--show-capture=no", *how).stdout.no_fnmatch_line("*bad luck*")
     flow({}, "-v", *how).stdout.no_fnmatch_line("*bad luck*")
+
+
+@pytest.mark.parametrize("teardown", ["passes", "fails too"])
+@pytest.mark.parametrize("how", [(), ("--ff-executor", "thread"), ("-n", "2")], ids=["local", "thread", "process"])
+def test_what_an_attempt_has_written_that_is_tried_again_stands_below_its_line_too(
+    flow: Flow, how: tuple[str, ...], teardown: str
+) -> None:
+    source = f"""
+        from pathlib import Path
+        import pytest
+
+        @pytest.fixture
+        def broken():
+            yield
+            print("teardown")
+            assert {teardown != "fails too"} or len(Path("tried").read_text()) > 1
+
+        @pytest.mark.retry(1)
+        def flow_a(broken):
+            print("attempt")
+            with Path("tried").open("a") as file:
+                file.write("x")
+            assert len(Path("tried").read_text()) > 1
+    """
+    result = flow(source, "-vv", "--tb=no", *how)
+
+    result.stdout.fnmatch_lines(
+        ["*RETRY (*", "*- flow_it.py::flow_a: Captured stdout call -*", "attempt", "*: Captured stdout teardown -*"]
+    )
+    # Once for each attempt, also where it has failed twice.
+    assert result.outlines.count("attempt") == result.outlines.count("teardown") == 2

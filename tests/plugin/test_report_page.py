@@ -177,11 +177,48 @@ def flow_c(b):
     result.assert_outcomes(passed=4)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_two_forks_at_a_time_leave_one_thread_that_waits_for_a_page(flow: Flow) -> None:
+    source = """
+import threading
+from pytest_flowforge.plugin import forks
+def flow_a(): pass
+def flow_b(a):
+    def ours():
+        return [thread.name for thread in threading.enumerate() if thread.name == "flowforge-page"]
+    before = ours()
+    assert before == ["flowforge-page"]
+    # As they are called when two threads fork at once.
+    for call in (forks._before, forks._before, forks._after, forks._after):
+        call()
+    assert ours() == before
+"""
+    flow(source, "--ff-report=run.html").assert_outcomes(passed=2)
+
+
 def test_a_run_that_breaks_off_leaves_a_page_that_does_not_wait(flow: Flow, pytester: pytest.Pytester) -> None:
     flow("import pytest\ndef flow_a(): pytest.exit('enough')\ndef flow_b(a): pass", "--ff-report=run.html")
     facts = facts_of(pytester.path / "run.html")
     assert facts["refresh"] is None
     assert {task["name"]: task["state"] for task in facts["tasks"]} == {"a": "interrupted", "b": "blocked"}
+
+
+def test_ctrl_c_in_the_last_writing_leaves_a_page_that_does_not_wait(flow: Flow, pytester: pytest.Pytester) -> None:
+    breaks = """
+from pytest_flowforge.plugin import live_page
+class Page(live_page.Page):
+    pressed = False
+    def render(self, now, refresh):
+        if refresh is None and not self.pressed:
+            self.pressed = True
+            raise KeyboardInterrupt
+        return super().render(now, refresh)
+live_page.Page = Page
+"""
+    result = flow({"conftest.py": breaks, "flow_it.py": "def flow_a(): pass"}, "--ff-report=run.html")
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    facts = facts_of(pytester.path / "run.html")
+    assert (facts["refresh"], facts["ended"]) == (None, True)
 
 
 def test_a_page_that_can_not_be_written_does_not_end_the_run(flow: Flow) -> None:
@@ -191,19 +228,52 @@ def test_a_page_that_can_not_be_written_does_not_end_the_run(flow: Flow) -> None
     result.stdout.fnmatch_lines(["*--ff-report out/run.html: FileNotFoundError*nothing more is written there*"])
 
 
+def test_an_error_of_the_page_is_told_once_and_harms_no_task(flow: Flow) -> None:
+    breaks = """
+from pytest_flowforge.plugin import live_page
+class Page(live_page.Page):
+    def render(self, now, refresh):
+        if self._gathering.last > self._gathering.began:
+            raise KeyError("no such task")
+        return super().render(now, refresh)
+live_page.Page = Page
+"""
+    source = "import time\ndef flow_a(): pass\ndef flow_b(a): time.sleep(3)\ndef flow_c(b): pass"
+    result = flow({"conftest.py": breaks, "flow_it.py": source}, "--ff-report=run.html", "-W", "error")
+    result.assert_outcomes(passed=3)
+    assert result.stdout.str().count("--ff-report run.html: KeyError: 'no such task'; nothing more is") == 1
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (("--ff-report=.",), "*is a folder: name a file*"),
-        (("--ff-report=",), "*--ff-report: name a file*"),
+        (("--ff-report=.",), "*that is a folder; name a file*"),
         (("--ff-report-values",), "*--ff-report-values is about a page: add --ff-report FILE*"),
-        (("--ff-report=flow_it.py/run.html",), "*--ff-report 'flow_it.py/run.html' can not be written*"),
+        (("--ff-report=flow_it.py/run.html",), "*--ff-report flow_it.py/run.html: can not be written*"),
     ],
 )
 def test_what_can_not_be_meant_is_refused(flow: Flow, options: tuple[str, ...], complaint: str) -> None:
     result = flow("def flow_a(): pass", *options)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([complaint])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names")
+def test_what_is_no_file_is_not_replaced(flow: Flow, pytester: pytest.Pytester) -> None:
+    os.mkfifo(pytester.path / "run.html")
+    result = flow("def flow_a(): pass", "--ff-report=run.html")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--ff-report */run.html: that is no file; name a file"])
+    assert stat.S_ISFIFO((pytester.path / "run.html").stat().st_mode)
+
+
+def test_a_link_stays_one_and_its_end_is_the_page(flow: Flow, pytester: pytest.Pytester) -> None:
+    pytester.mkdir("real")
+    (pytester.path / "run.html").symlink_to("real/page.html")
+    flow("import os\ndef flow_a(): os.chdir('/')", "--ff-report=run.html")
+    assert (pytester.path / "run.html").is_symlink()
+    assert facts_of(pytester.path / "real" / "page.html")["ended"]
+    assert [path.name for path in (pytester.path / "real").iterdir()] == ["page.html"]
 
 
 def test_a_page_is_refused_where_no_flow_runs(flow: Flow) -> None:

@@ -140,6 +140,29 @@ def test_every_attempt_is_shown_with_its_own_error_and_output(
     assert "attempt 1" not in flow({}, "--ff-status", flowforge=False).stdout.str()
 
 
+def test_attempts_that_others_followed_make_the_terminal_obey_nothing(flow: Flow) -> None:
+    source = """
+        from pathlib import Path
+        import pytest
+
+        @pytest.mark.retry(1)
+        @pytest.mark.parametrize("name", ["\\x1b[2J"])
+        def flow_once(name, request):
+            request.node.add_report_section("call", "\\x1b]0;section\\x07", "text \\x1b[2J")
+            print("out \\x1b]0;title\\x07 \\x1b[31mred\\x1b[0m")
+            if not Path("tried").exists():
+                Path("tried").touch()
+                raise OSError("error \\x1b]0;title\\x07 \\x1b[2J")
+    """
+    result = flow(source, "-vv", "--color=yes")
+
+    assert result.ret == _OK
+    shown = result.stdout.str()
+    assert not re.findall(r"\x1b(?!\[[\d;]*m)", shown)
+    assert r"error \x1b]0;title\x07 \x1b[2J" in shown
+    assert "out \\x1b]0;title\\x07 \x1b[31mred\x1b[0m" in shown
+
+
 @pytest.mark.parametrize(
     ("options", "seen"),
     [

@@ -116,13 +116,25 @@ def test_it_says_what_is_done_and_what_runs_and_leaves_nothing_behind(
     [
         (("-q",), {}),
         (("-s",), {}),
+        (("--capture=sys",), {}),
+        (("--capture=tee-sys",), {}),
         (("--pdb",), {}),
         (("-o", "console_output_style=classic"), {}),
         ((), {"CI": "1"}),
         ((), {"BUILD_NUMBER": "7"}),
         ((), {"TERM": "dumb"}),
     ],
-    ids=["quiet", "output is not captured", "debugger", "classic", "CI", "build", "a terminal that can not"],
+    ids=[
+        "quiet",
+        "output is not captured",
+        "sys",
+        "tee-sys",
+        "debugger",
+        "classic",
+        "CI",
+        "build",
+        "a terminal that can not",
+    ],
 )
 def test_nobody_gets_it_who_does_not_want_it(run: Run, args: tuple[str, ...], environ: dict[str, str]) -> None:
     terminal = run("import time\ndef flow_a(): time.sleep(0.3)", *args, environ=environ)
@@ -184,6 +196,28 @@ def test_output_of_tasks_does_not_come_between(run: Run, pytester: pytest.Pytest
     terminal.end()
 
 
+def test_an_error_in_drawing_is_nobodys_failure(run: Run, pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(
+        """
+        from pytest_flowforge.plugin import status_line
+
+        real, calls = status_line.status_line, []
+
+        def line(*facts):
+            calls.append(facts)
+            if len(calls) < 3:
+                raise RuntimeError("dictionary changed size during iteration")
+            return real(*facts)
+
+        status_line.status_line = line
+        """
+    )
+    terminal = run(_HOLD.replace('raise ValueError("boom")', "..."), "-W", "error")
+    shows(terminal, r"2/4 \| hold \d+s")
+    go(pytester)
+    assert terminal.end() == pytest.ExitCode.OK
+
+
 def test_ctrl_c_takes_it_away(run: Run) -> None:
     terminal = run(_HOLD)
     shows(terminal, _HELD)
@@ -224,6 +258,23 @@ def test_a_task_may_fork(run: Run) -> None:
     shows(terminal, r"0/1 \| a \d+s")
     assert terminal.end() == pytest.ExitCode.OK
     assert terminal.lines()[-1].count("1 passed") == 1
+
+
+def test_two_forks_at_a_time_leave_one_thread_that_draws(run: Run) -> None:
+    source = """
+        import threading
+        from pytest_flowforge.plugin import forks
+
+        def flow_a():
+            def ours():
+                return [thread.name for thread in threading.enumerate() if thread.name == "flowforge-status-line"]
+            assert ours() == ["flowforge-status-line"]
+            # As they are called when two threads fork at once.
+            for call in (forks._before, forks._before, forks._after, forks._after):
+                call()
+            assert ours() == ["flowforge-status-line"]
+    """
+    assert run(source).end() == pytest.ExitCode.OK
 
 
 @pytest.mark.parametrize(

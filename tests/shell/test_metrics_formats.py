@@ -68,6 +68,12 @@ def test_prometheus_reads_every_name_as_it_is(name: str, worker: str) -> None:
     assert found["flowforge_run_tasks"][("state", "pending"),] == 1
 
 
+def test_halves_of_characters_are_escaped_such_that_prometheus_reads_them() -> None:
+    text = metrics_as_prometheus(*a_run("half \udc80", ""))
+    assert text.encode("utf-8")
+    assert parsed(text)["flowforge_task_duration_seconds"] == {(("task", r"half \udc80"),): 2.0}
+
+
 @given(_TEXT)
 def test_json_says_the_same(name: str) -> None:
     facts: dict[str, Any] = json.loads(metrics_as_json(*a_run(name, "")))

@@ -51,3 +51,6 @@ def test_wide_and_combining_characters_are_counted_as_terminals_do() -> None:
     assert cells("abc") == 3
     assert cells("流れ") == 4
     assert cells("e\u0301") == 1
+    # Thai, and a sign that encloses another.
+    assert cells("\u0e17\u0e35\u0e48") == 1
+    assert cells("1\u20e3") == 1
