@@ -20,7 +20,7 @@ import pytest
 from pytest_flowforge import measuring
 from pytest_flowforge.call_limits import CallLimits
 from pytest_flowforge.core.messages import Event, StartAttempt, TaskMoved
-from pytest_flowforge.core.model import Failure, FailureKind, Outcome, Success
+from pytest_flowforge.core.model import Failure, FailureKind, Lost, Outcome, Success
 from pytest_flowforge.core.states import TaskState
 from pytest_flowforge.errors import ResultError
 from pytest_flowforge.executors.futures import FuturesExecutor
@@ -174,6 +174,9 @@ class PoolBackend(Backend):
             message = finished.outcome.message if isinstance(finished.outcome, Failure) else finished.outcome.reason
             attempt.body = _failed(message)
             self._take_in(entry, attempt)
+            if isinstance(finished.outcome, Lost) and self._work.engine.stopped:
+                # A terminal sends Ctrl-C to the processes of a pool, too, and one that just starts dies of it.
+                return Finished(*key, Failure(FailureKind.INTERRUPTED, self._work.engine.stopped))
             return finished
         if isinstance(finished.value, Body):
             attempt.body = finished.value

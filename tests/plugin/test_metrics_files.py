@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
 from typing import TYPE_CHECKING, Any
@@ -149,8 +150,11 @@ def test_a_run_that_is_interrupted_leaves_its_numbers(
                 time.sleep(0.1)
     """
     flow(files, "--ff-validate")
-    run = begin(*options, "--ff-metrics=run.json")
+    run = begin(*options, "--ff-metrics=run.json", "--ff-events=events.jsonl")
+    events = pytester.path / "events.jsonl"
     wait_until((pytester.path / "begun").exists)
+    # A worker may have begun it before the run has heard of that.
+    wait_until(lambda: events.exists() and len(re.findall(r'"task_started".*flow_long', events.read_text())) == 1)
     run.kill_all(signal.SIGINT)
     assert run.end() == pytest.ExitCode.INTERRUPTED
     tasks = tasks_of(numbers(pytester.path / "run.json"))
