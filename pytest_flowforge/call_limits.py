@@ -10,16 +10,16 @@ import heapq
 import math
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_flowforge.starts import Starts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Sequence
 
-    from pytest_flowforge.ports import Key
+    from pytest_flowforge.ports import Executor, Finished, Key
 
-__all__ = ["Call", "CallLimits"]
+__all__ = ["Call", "CallLimits", "Limited"]
 
 #: Seconds that the process of a pool may take to start, before a call that tells nothing is taken for begun.
 _START = 10.0
@@ -137,3 +137,29 @@ class CallLimits:
     def _should_have_begun(self, key: Key, limit: _Limit, now: float) -> bool:
         """Whether the call is taken for begun although it has not told: its pool says so, and may be far away."""
         return self._has_begun(key) and (not self._starts.are_told or now - limit.first > _START)
+
+
+class Limited:
+    """An executor during whose waits time limits are looked at.
+
+    ``give_up`` ends a call whose limit of so many seconds is over, and returns its end.
+    """
+
+    def __init__(self, executor: Executor, limits: CallLimits, give_up: Callable[[Key, float], Finished]) -> None:
+        self._executor = executor
+        self._limits = limits
+        self._give_up = give_up
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._executor, name)
+
+    def wait(self, timeout: float | None) -> Sequence[Finished]:
+        """Return what has finished, and what has taken too long."""
+        due = self._limits.next_due()
+        if due == math.inf:
+            return self._executor.wait(timeout)
+        left = max(due - time.monotonic(), 0.0)
+        finished = self._executor.wait(left if timeout is None else min(timeout, left))
+        ended = {(end.task, end.attempt) for end in finished}
+        late = self._limits.overdue(time.monotonic(), ended)
+        return [*finished, *(self._give_up(key, seconds) for key, seconds in late)]

@@ -7,7 +7,6 @@ an event loop beside them for coroutines, or whatever has the interface of :clas
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 import time
 from contextlib import ExitStack, contextmanager
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_flowforge import measuring
-from pytest_flowforge.call_limits import CallLimits
+from pytest_flowforge.call_limits import CallLimits, Limited
 from pytest_flowforge.core.messages import Event, StartAttempt, TaskMoved
 from pytest_flowforge.core.model import Failure, FailureKind, Lost, Outcome, Success
 from pytest_flowforge.core.states import TaskState
@@ -46,7 +45,7 @@ from pytest_flowforge.plugin.values import Values
 from pytest_flowforge.ports import Finished, Job
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from concurrent.futures import Executor as Pool
 
     from pytest_flowforge.core.model import Measures, TaskId
@@ -98,7 +97,7 @@ class PoolBackend(Backend):
         self._capturing = Capturing(work.session.config)
         self._standby = Standby(self._pool, self._stand_in)
         self._limits = CallLimits(lambda key: self._calls.has_begun(*key))
-        self.executor: Executor = _Watched(self._standby, self._capturing, self._limits.next_due, self._overdue)
+        self.executor: Executor = Limited(_Aside(self._standby, self._capturing), self._limits, self._give_up)
         self.values = Values.of(work)
         self.sinks: Sequence[EventSink] = (self.values, self._on_event)
         self._attribution = Attribution(work.session.config)
@@ -224,10 +223,6 @@ class PoolBackend(Backend):
         """Whether the task is called on this thread, with nothing else on it: it is alone, or not ours to call."""
         return self._work.graph[entry.id].exclusive or not self._attempts.calls_itself(entry.item)
 
-    def _overdue(self, ended: Collection[Key]) -> list[Finished]:
-        """Give up on calls whose time is up, but for those that have *ended*; return their ends."""
-        return [self._give_up(key, seconds) for key, seconds in self._limits.overdue(time.monotonic(), ended)]
-
     def _give_up(self, key: Key, seconds: float) -> Finished:
         text = time_out_text(seconds)
         stack = _of_the_task(self._calls.stack_of(*key))
@@ -271,37 +266,19 @@ class Late:
     trace: str
 
 
-class _Watched:
-    """An executor during whose waits pytest captures what nobody tells apart, and time limits are looked at.
+class _Aside:
+    """An executor during whose waits pytest captures what nobody tells apart."""
 
-    ``next_due`` tells when the next is over, by the monotonic clock, and ``overdue`` returns the ends of what is beyond
-    its limit, but for what has ended.
-    """
-
-    def __init__(
-        self,
-        executor: Executor,
-        capturing: Capturing,
-        next_due: Callable[[], float],
-        overdue: Callable[[Collection[Key]], list[Finished]],
-    ) -> None:
+    def __init__(self, executor: Executor, capturing: Capturing) -> None:
         self._executor = executor
         self._capturing = capturing
-        self._next_due = next_due
-        self._overdue = overdue
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._executor, name)
 
     def wait(self, timeout: float | None) -> Sequence[Finished]:
-        due = self._next_due()
-        left = None if due == math.inf else max(due - time.monotonic(), 0.0)
-        limit = min((seconds for seconds in (timeout, left) if seconds is not None), default=None)
         with self._capturing.aside():
-            finished = self._executor.wait(limit)
-        if due == math.inf:
-            return finished
-        return [*finished, *self._overdue({(end.task, end.attempt) for end in finished})]
+            return self._executor.wait(timeout)
 
 
 def body_of(job: Job) -> tuple[Callable[..., Any], tuple[Any, ...]]:

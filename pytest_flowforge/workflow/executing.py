@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pytest_flowforge import measuring
-from pytest_flowforge.call_limits import CallLimits
+from pytest_flowforge.call_limits import CallLimits, Limited
 from pytest_flowforge.core.model import Failure, FailureKind, Outcome, Success
 from pytest_flowforge.errors import WorkflowError
 from pytest_flowforge.executors.futures import FuturesExecutor
@@ -29,7 +29,7 @@ from pytest_flowforge.workflow import calls
 from pytest_flowforge.workflow.calls import Call, answer_of, order_of, text_of_time
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
     from pytest_flowforge import ports
@@ -236,7 +236,7 @@ class InPool:
             decode=_as_it_came if near else answer_of,
         )
         self._limits = CallLimits(lambda key: self._calls.has_begun(*key))
-        self.executor: ports.Executor = _Limited(self._calls, self._limits, self._give_up)
+        self.executor: ports.Executor = Limited(self._calls, self._limits, self._give_up)
 
     def job(self, key: Key, call: Call, seconds: float | None) -> Job:
         """Return what makes *call*, which may take so many *seconds*."""
@@ -277,27 +277,3 @@ def _as_it_is(job: Job) -> tuple[Callable[..., Any], tuple[Any, ...]]:
 
 def _as_it_came(_: Job, payload: tuple[Outcome, Any]) -> tuple[Outcome, Any]:
     return payload
-
-
-class _Limited:
-    """An executor during whose waits time limits are looked at."""
-
-    def __init__(
-        self, executor: FuturesExecutor, limits: CallLimits, give_up: Callable[[Key, float], Finished]
-    ) -> None:
-        self._executor = executor
-        self._limits = limits
-        self._give_up = give_up
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._executor, name)
-
-    def wait(self, timeout: float | None) -> Sequence[Finished]:
-        due = self._limits.next_due()
-        if due == math.inf:
-            return self._executor.wait(timeout)
-        left = max(due - time.monotonic(), 0.0)
-        finished = self._executor.wait(left if timeout is None else min(timeout, left))
-        ended = {(end.task, end.attempt) for end in finished}
-        late = self._limits.overdue(time.monotonic(), ended)
-        return [*finished, *(self._give_up(key, seconds) for key, seconds in late)]
