@@ -75,8 +75,8 @@ def summarize(tasks: Iterable[TaskId], events: Iterable[Event]) -> RunSummary:
 class Summary:
     """Takes events one by one, each at a constant cost; :meth:`snapshot` may be taken at any time.
 
-    ``states``, ``counts`` and ``attempts`` are kept up to date for those who show a run while it goes on; they are
-    for reading.
+    ``states``, ``counts``, ``attempts`` and ``expected`` (failures that were) are kept up to date for those who show a
+    run while it goes on; they are for reading.
     """
 
     def __init__(self, tasks: Iterable[TaskId]) -> None:
@@ -93,7 +93,7 @@ class Summary:
         self._causes: dict[TaskId, TaskId] = {}
         #: Mapped tasks that have instances.
         self._expanded: set[TaskId] = set()
-        self._expected: set[TaskId] = set()
+        self.expected: set[TaskId] = set()
         #: When the attempts that are running began.
         self._since: dict[TaskId, float] = {}
         self._began = 0.0
@@ -135,7 +135,7 @@ class Summary:
         if event.after is TaskState.BLOCKED and event.cause is not None:
             self._causes[task] = event.cause
         if isinstance(event.outcome, Failure) and event.outcome.expected:
-            self._expected.add(task)
+            self.expected.add(task)
 
     def _time(self, task: TaskId, at: float) -> None:
         earlier = self._durations.get(task)
@@ -159,8 +159,8 @@ class Summary:
             totals=self._declared(totals),
             reasons=self._declared(self._reasons),
             blocked_by_root=MappingProxyType(self.blocked_by_root()),
-            failed=tuple(task for task in failed if task not in self._expected),
-            expected_failures=tuple(task for task in failed if task in self._expected),
+            failed=tuple(task for task in failed if task not in self.expected),
+            expected_failures=tuple(task for task in failed if task in self.expected),
             never_started=tuple(task for task, state in self.states.items() if state is TaskState.PENDING),
             stopped=self.stopped,
             ended=self.ended,

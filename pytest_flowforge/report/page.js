@@ -87,10 +87,12 @@ for (const task of tasks) counts[task.state] = (counts[task.state] || 0) + 1;
 // A state that no task is in any more has no button with which it could be given up.
 choice.states = choice.states.filter((state) => counts[state]);
 const done = tasks.filter((task) => !OPEN.has(task.state)).length;
-const bad = tasks.filter((task) => BAD.has(task.state)).length;
+const failures = tasks.filter((task) => BAD.has(task.state) && !task.expected), bad = failures.length;
+const told = (task) => task.state + (task.expected ? " as expected" : "");
+const expected = tasks.filter((task) => task.expected).length;
 $("title").textContent = data.title;
 const how = data.stopped ? "stopped: " + data.stopped : data.ended ? "finished" : data.refresh ? "running" : "broken off";
-$("summary").textContent = how + " · " + done.toLocaleString("en") + " of " + count(tasks.length, "task") + " done" + (bad ? " · " + bad.toLocaleString("en") + " failed" : "") + " · " + span(Math.max(now - data.began, 0));
+$("summary").textContent = how + " · " + done.toLocaleString("en") + " of " + count(tasks.length, "task") + " done" + (bad ? " · " + bad.toLocaleString("en") + " failed" : "") + (expected ? " · " + expected.toLocaleString("en") + " failed as expected" : "") + " · " + span(Math.max(now - data.began, 0));
 $("meta").textContent = "began " + time(data.began) + (data.ended ? "" : ", as of " + time(data.written)) + (data.command ? " · " + data.command : "");
 for (const state of data.states) {
   if (!counts[state]) continue;
@@ -111,7 +113,6 @@ $("filter").addEventListener("input", () => { choice.filter = $("filter").value;
 function link(task, prefix) {
   return make("button", {type: "button", class: "link", id: (prefix || "task") + "-" + task.index, onclick: () => chooseTask(task, true)}, called(task));
 }
-const failures = tasks.filter((task) => BAD.has(task.state));
 $("failures").hidden = !failures.length;
 for (const task of failures.slice(0, 100)) {
   const last = task.attempts[task.attempts.length - 1];
@@ -179,7 +180,7 @@ $("more").addEventListener("click", () => { choice.all = true; fill(Infinity); k
 function row(task) {
   const cells = {
     name: () => make("td", {class: "name"}, onPath.has(task.index) ? make("span", {class: "hint", title: "on the critical path"}, "◆ ") : null, link(task)),
-    state: () => make("td", {class: "state " + css(task.state)}, make("span", {class: "glyph", "aria-hidden": "true"}, SIGNS[task.state]), " " + task.state),
+    state: () => make("td", {class: "state " + css(task.state)}, make("span", {class: "glyph", "aria-hidden": "true"}, SIGNS[task.state]), " " + told(task)),
     seconds: () => make("td", {class: "number"}, span(task.seconds)),
     before: () => make("td", {class: "number"}, task.before === undefined ? "" : span(task.before) + (task.change ? " (" + (task.change >= 1 ? "×" + task.change.toFixed(1) : "÷" + (1 / task.change).toFixed(1)) + ")" : "")),
     attempts: () => make("td", {class: "number"}, task.attempts.length ? String(task.attempts.length) : ""),
@@ -220,7 +221,7 @@ function showDetails() {
   aside.replaceChildren(
     make("header", {}, make("h2", {id: "details-title"}, task.name), make("button", {type: "button", id: "close", "aria-label": "Close the details", onclick: () => chooseTask(null, false)}, "Close")),
     facts([
-      ["state", make("span", {class: "state " + css(task.state)}, SIGNS[task.state] + " " + task.state)],
+      ["state", make("span", {class: "state " + css(task.state)}, SIGNS[task.state] + " " + told(task))],
       ["reason", task.because],
       ["goes back to", task.cause === undefined ? "" : link(tasks[task.cause], "cause")],
       ["took", span(task.seconds)],

@@ -64,6 +64,8 @@ class Page:
         tasks = [self._task(task) for task in self._index]
         for root, blocked in gathering.summary.blocked_by_root().items():
             tasks[self._index[root]]["blocks"] = len(blocked)
+        for task in gathering.summary.expected:
+            tasks[self._index[task]]["expected"] = True
         path = dict.fromkeys(step.attempt.task for step in gathering.metrics.snapshot().critical_path)
         return {
             "title": self._about.title,

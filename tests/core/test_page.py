@@ -11,7 +11,7 @@ import pytest
 
 from pytest_flowforge.core.graph import TaskGraph
 from pytest_flowforge.core.messages import InstancesAdded, RunBegan, RunEnded, TaskMoved
-from pytest_flowforge.core.model import Location, Measures, Task, TaskId
+from pytest_flowforge.core.model import Failure, Location, Measures, Task, TaskId
 from pytest_flowforge.core.states import TaskState
 from pytest_flowforge.report.gathering import Gathering
 from pytest_flowforge.report.page import About, Page, escaped
@@ -137,6 +137,17 @@ def test_a_failure_has_the_number_of_tasks_that_are_blocked_behind_it() -> None:
     # The mapped task only stands for its instance.
     assert tasks[one]["blocks"] == 1
     assert [task for task in tasks.values() if "blocks" in task] == [tasks[one]]
+
+
+def test_a_failure_that_was_expected_says_so() -> None:
+    gathering = Gathering(graph_of(a="", b=""))
+    gathering.apply(RunBegan(2, 0.0))
+    for task, expected in ((A, True), (B, False)):
+        gathering.apply(moved(task, TaskState.PENDING, TaskState.RUNNING, 1.0))
+        failure = Failure(message="ValueError", expected=expected)
+        gathering.apply(moved(task, TaskState.RUNNING, TaskState.FAILED, 2.0, outcome=failure))
+    facts = facts_of(Page(About("run", "pytest"), gathering).render(3.0, None))
+    assert [task.get("expected", False) for task in facts["tasks"]] == [True, False]
 
 
 def test_nothing_from_outside_is_markup() -> None:
