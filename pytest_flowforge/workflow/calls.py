@@ -291,9 +291,10 @@ def answer_of(job: Job, payload: Any) -> tuple[Outcome, Any]:
 
 def _write_again(came: Returned) -> None:
     """Let be heard here what was printed, logged and warned about there."""
-    if came.stdout:
+    # A service may have neither.
+    if came.stdout and sys.stdout is not None:
         sys.stdout.write(came.stdout)
-    if came.stderr:
+    if came.stderr and sys.stderr is not None:
         sys.stderr.write(came.stderr)
     for record in came.records:
         logger = logging.getLogger(record.name)

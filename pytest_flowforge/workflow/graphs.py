@@ -10,7 +10,7 @@ from pytest_flowforge.core import graph as core
 from pytest_flowforge.core import model
 from pytest_flowforge.core.graph import NO_POOLS
 from pytest_flowforge.errors import GraphError, Problem, UnknownTask
-from pytest_flowforge.rules import BadRule, pool_name, whole
+from pytest_flowforge.rules import BadRule, mapping, pool_name, whole
 from pytest_flowforge.wording import quoted
 from pytest_flowforge.workflow.tasks import Task
 
@@ -119,6 +119,7 @@ class TaskGraph:
         problems: list[Problem] = []
         tasks, arriving = {}, {}
         pure = []
+        sizes = dict(self.pools)
         for task in self:
             arrives = Arriving()
             needs: dict[TaskId, None] = {}
@@ -129,13 +130,18 @@ class TaskGraph:
                     problems.append(_problem(task, f"depends_on of {quoted(task.name)}: {error}"))
             for name in task.parameters:
                 self._arrive(task, name, arrives, problems)
+            for pool, units in task.pools:
+                if pool not in self.pools:
+                    problems.append(_problem(task, _no_pool(task, pool)))
+                    # The core need not tell it again.
+                    sizes[pool] = max(units, sizes.get(pool, 0))
             needs.update(dict.fromkeys(arrives.results.values()))
             if arrives.upstream is not None:
                 arrives.upstream = {str(need): need for need in needs}
             tasks[_id(task)], arriving[_id(task)] = task, arrives
             pure.append(_pure(task, tuple(needs)))
         try:
-            graph = core.TaskGraph.build(pure, self.pools)
+            graph = core.TaskGraph.build(pure, sizes)
         except GraphError as error:
             problems += error.problems
         if problems:
@@ -222,6 +228,14 @@ def _problem(task: Task, text: str) -> Problem:
     return Problem("" if task.location is None else str(task.location), text)
 
 
+def _no_pool(task: Task, pool: str) -> str:
+    # The core would speak of options of the command line.
+    return (
+        f"{quoted(task.name)} asks for pool {quoted(pool)}, and there is no such pool: give it a size, "
+        f"as in Workflow(..., pools={{{quoted(pool)}: 1}})"
+    )
+
+
 def _id(task: Task) -> TaskId:
     return model.TaskId(task.name)
 
@@ -243,6 +257,7 @@ def _pure(task: Task, needs: tuple[TaskId, ...]) -> model.Task:
 
 def _sizes(pools: Mapping[str, int]) -> dict[str, int]:
     try:
-        return {pool_name(name): whole("pools", str(name), size, least=1) for name, size in pools.items()}
+        sizes = mapping("pools", pools, "the size of each pool, as in pools={'gpu': 1}").items()
+        return {pool_name(name): whole("pools", str(name), size, least=1) for name, size in sizes}
     except BadRule as error:
         raise GraphError([Problem("", str(error))]) from None

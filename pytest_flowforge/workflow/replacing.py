@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pytest_flowforge.errors import GraphError, Problem, UnknownTask
+from pytest_flowforge.rules import BadRule, mapping
 from pytest_flowforge.workflow.graphs import TaskGraph
 from pytest_flowforge.workflow.tasks import Task
 
@@ -31,8 +32,12 @@ def replaced(graph: TaskGraph, replace: Mapping[str, Any]) -> TaskGraph:
     else that holds for the task stays (its trigger rule, retries, pools). Raises :class:`GraphError` for a name that
     is no task.
     """
+    try:
+        stand_ins = mapping("replace", replace, "a value or a function for each task that is to be replaced")
+    except BadRule as error:
+        raise GraphError([Problem("", str(error))]) from None
     problems, new = [], {}
-    for name, by in replace.items():
+    for name, by in stand_ins.items():
         try:
             task = graph[name]
         except UnknownTask as error:
@@ -46,6 +51,8 @@ def replaced(graph: TaskGraph, replace: Mapping[str, Any]) -> TaskGraph:
 
 
 def _stand_in(task: Task, by: Any) -> Task:
+    # Another task lends its function, nothing else.
+    by = by.func if isinstance(by, Task) else by
     func = by if callable(by) else _Given(by)
     own = Task(task.name, func)
     return _copy(

@@ -20,7 +20,7 @@ from pytest_flowforge.core.retry import NO_RETRY, RetryPolicy
 from pytest_flowforge.errors import GraphError, Problem
 from pytest_flowforge.wording import quoted
 
-__all__ = ["Reference", "Task", "name_of"]
+__all__ = ["Reference", "Task", "location_of", "name_of", "several"]
 
 #: What names a task: its name, its function, or the task itself.
 Reference: TypeAlias = "str | Callable[..., Any] | Task"
@@ -84,14 +84,14 @@ class Task:
         priority: int = 0,
         idempotent: bool = True,
     ) -> None:
-        where = _location(func)
+        where = location_of(func)
         try:
             facts = {
                 "name": _checked_name(name),
                 "func": _checked_function(name, func),
                 "depends_on": _references(depends_on),
-                "arguments": MappingProxyType(dict(arguments)),
-                "resources": MappingProxyType(_factories(resources)),
+                "arguments": MappingProxyType(_by_parameter("arguments", arguments)),
+                "resources": MappingProxyType(_factories(_by_parameter("resources", resources))),
                 "when": when if isinstance(when, Trigger) else rules.trigger("Task", when),
                 "retry": _retry(retries, max_retries),
                 "timeout": None if timeout is None else _seconds(timeout),
@@ -130,7 +130,16 @@ def _checked_name(name: object) -> str:
     raise rules.BadRule(msg)
 
 
+def several(given: Any) -> tuple[Any, ...]:
+    """Return what *given* holds if it is an iterable of references, or names of pools; else itself alone."""
+    alone = isinstance(given, (str, Task)) or callable(given) or not isinstance(given, Iterable)
+    return (given,) if alone else tuple(given)
+
+
 def _checked_function(name: object, func: object) -> Callable[..., Any]:
+    if isinstance(func, Task):
+        msg = f"func={quoted(func.name)} is a task: give its function, as in Task({quoted(name)}, func=other.func)"
+        raise rules.BadRule(msg)
     if callable(func):
         return func
     msg = f"func={quoted(func)} can not be called: give a function, as in Task({quoted(name)}, func=extract)"
@@ -138,12 +147,16 @@ def _checked_function(name: object, func: object) -> Callable[..., Any]:
 
 
 def _references(given: object) -> tuple[Reference, ...]:
-    several = given if isinstance(given, (list, tuple, set, frozenset)) else (given,)
-    for reference in several:
+    references = several(given)
+    for reference in references:
         if not isinstance(reference, (str, Task)) and not callable(reference):
             msg = f"depends_on={quoted(reference)}: give names of tasks, tasks or their functions"
             raise rules.BadRule(msg)
-    return tuple(several)
+    return references
+
+
+def _by_parameter(option: str, given: object) -> dict[str, Any]:
+    return rules.mapping(option, given, "what arrives at each parameter, by the names of these")
 
 
 def _factories(resources: Mapping[str, Any]) -> dict[str, Callable[[], Any]]:
@@ -179,8 +192,7 @@ def _seconds(timeout: object) -> float:
 def _pools(given: object) -> tuple[tuple[str, int], ...]:
     if isinstance(given, Mapping):
         return tuple((rules.pool_name(name), rules.whole("pool", str(name), n, least=1)) for name, n in given.items())
-    names = given if isinstance(given, (list, tuple, set, frozenset)) else (given,)
-    return tuple(dict.fromkeys((rules.pool_name(name), 1) for name in names))
+    return tuple(dict.fromkeys((rules.pool_name(name), 1) for name in several(given)))
 
 
 def _parameters(func: Callable[..., Any], *given: Mapping[str, Any]) -> tuple[str, ...]:
@@ -215,7 +227,7 @@ def _shown(func: Callable[..., Any]) -> str:
     return str(getattr(func, "__qualname__", None) or type(func).__qualname__)
 
 
-def _location(func: Any) -> Location | None:
+def location_of(func: Any) -> Location | None:
     """Where *func* was written, relative to the working directory if it lies below that."""
     while isinstance(func, partial):
         func = func.func
