@@ -209,7 +209,10 @@ def _opened(name: str, make: Callable[[], Any]) -> Iterator[Any]:
     made = make()
     if inspect.isgenerator(made):
         # As pytest has it for fixtures: what the task raises is not the generator's concern.
-        value = next(made)
+        try:
+            value = next(made)
+        except StopIteration:
+            raise RuntimeError(_unyielding(name)) from None
         try:
             yield value
         finally:
@@ -224,6 +227,10 @@ def _opened(name: str, make: Callable[[], Any]) -> Iterator[Any]:
         raise TypeError(msg)
     else:
         yield made
+
+
+def _unyielding(name: str) -> str:
+    return f"the resource {name!r} has yielded nothing: it must yield once"
 
 
 def _finish(name: str, generator: Any) -> None:
@@ -242,7 +249,10 @@ async def _opened_on_loop(name: str, make: Callable[[], Any]) -> AsyncIterator[A
     if inspect.iscoroutine(made):
         made = await made
     if inspect.isasyncgen(made):
-        value = await anext(made)
+        try:
+            value = await anext(made)
+        except StopAsyncIteration:
+            raise RuntimeError(_unyielding(name)) from None
         try:
             yield value
         finally:

@@ -73,7 +73,8 @@ class Checkpoint:
             msg = f"nothing is kept in {self.settings.path}"
             raise CheckpointError(msg) from None
         try:
-            found = archive.last(run)
+            with _in_words_of_code():
+                found = archive.last(run)
             record = None if found is None else found.known(task)  # type: ignore[arg-type]
             if found is None or record is None:
                 msg = f"{'run ' + found.id if found else 'no run'} in {self.settings.path} knows a task {quoted(task)}"
@@ -350,7 +351,7 @@ class InMemory(Keeping):
         #: Tasks whose results are given up as soon as nobody in the run needs them.
         self._passing: frozenset[TaskId] = frozenset()
         self._last = None if last is None else last.story
-        #: The run; None before it begins.
+        #: The run; None before it begins. When it is over without having begun, the one before.
         self.story: _Story | None = None
         self._prints: dict[TaskId, Fingerprint] | None = None
 
@@ -406,6 +407,9 @@ class InMemory(Keeping):
         return {} if self._last is None else self._last.durations
 
     def close(self, seconds: Mapping[TaskId, float]) -> None:
-        if self.story is not None:
+        if self.story is None:
+            # It has not begun, and the one before is still the last.
+            self.story = self._last
+        else:
             self.story.durations.update(seconds)
-            self._last = None
+        self._last = None

@@ -167,7 +167,23 @@ def _factories(resources: Mapping[str, Any]) -> dict[str, Callable[[], Any]]:
                 "before each attempt"
             )
             raise rules.BadRule(msg)
+        if missing := _required(factory):
+            msg = (
+                f"resources={{{quoted(name)}: {_shown(factory)}}}: it is called without arguments, and needs "
+                f"{', '.join(map(repr, missing))}; give them, as in functools.partial(connect, url)"
+            )
+            raise rules.BadRule(msg)
     return dict(resources)
+
+
+def _required(func: Callable[..., Any]) -> list[str]:
+    """Return the parameters without which *func* can not be called; none where it does not tell."""
+    try:
+        parameters = inspect.signature(func).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    open_ends = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [one.name for one in parameters if one.default is inspect.Parameter.empty and one.kind not in open_ends]
 
 
 def _retry(retries: object, max_retries: object) -> RetryPolicy:

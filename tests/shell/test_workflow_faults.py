@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_flowforge import (
+    Checkpoint,
     CheckpointError,
     GraphError,
     Scheduler,
@@ -29,7 +31,7 @@ from pytest_flowforge import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
 
@@ -79,6 +81,7 @@ def test_any_iterable_of_tasks_will_do() -> None:
     [
         (lambda: Task("a", int, arguments=[1]), "arguments=[1]: give a dict"),  # type: ignore[arg-type]
         (lambda: Task("a", int, resources=[1]), "resources=[1]: give a dict"),  # type: ignore[arg-type]
+        (lambda: Task("a", len, resources={"obj": math.sqrt}), "needs 'x'; give them"),  # type: ignore[dict-item]
         (lambda: Task("a", Task("b", int)), "give its function"),
         (lambda: TaskGraph(pools=["gpu"]), "give a dict with the size"),  # type: ignore[arg-type]
         (lambda: _two().run(replace=["one"]), "replace=['one']: give a dict"),  # type: ignore[arg-type]
@@ -138,6 +141,8 @@ def test_sentences_about_checkpoints_speak_of_code(tmp_path: Path) -> None:
     odd.task(name="inner")(lambda: _two().run(checkpoint=tmp_path / "runs"))
     run = odd.run(checkpoint=tmp_path / "runs")
     assert [note.partition("; ")[2] for note in run.notes] == ["generator runs again on resume=True"]
+    with pytest.raises(CheckpointError, match=r"\(Checkpoint\.history\(\) lists them\)"):
+        Checkpoint(tmp_path / "runs").result("inner", "nowhere")
     assert isinstance(run.errors["inner"], CheckpointError)
     assert "--ff" not in str(run.errors["inner"])
 
@@ -187,6 +192,14 @@ def test_what_an_object_holds_counts_for_resume(function: Callable[[int], Callab
     assert changed.states["get"] is TaskState.SUCCESS
 
 
+def test_a_run_that_could_not_begin_leaves_what_is_remembered() -> None:
+    two = _two()
+    two.run()
+    with pytest.raises(WorkflowError):
+        two.run(executor="treads")
+    assert set(two.run(resume=True).states.values()) == {TaskState.REUSED}
+
+
 METHODS = """
 from pytest_flowforge import Workflow
 
@@ -233,6 +246,28 @@ def test_a_change_of_one_task_or_of_its_rules_runs_no_other(script: str, tmp_pat
     changed = script.replace("return 1", "return 10")
     assert _printed(tmp_path, changed) == "success reused"
     assert _printed(tmp_path, changed.replace("retries=0", "retries=2, timeout=60")) == "reused reused"
+
+
+# ---- resources -------------------------------------------------------------------------------------------------------
+
+
+def _empty() -> Iterator[int]:
+    yield from ()
+
+
+async def _empty_on_loop() -> AsyncIterator[int]:
+    for number in range(0):
+        yield number
+
+
+async def _uses(db: int) -> int:
+    return db
+
+
+@pytest.mark.parametrize("resource", [_empty, _empty_on_loop])
+def test_a_resource_that_yields_nothing_is_named(resource: Callable[[], Any]) -> None:
+    run = Scheduler(TaskGraph([Task("load", _uses, resources={"db": resource})])).run()
+    assert "the resource 'db' has yielded nothing" in str(run.errors["load"])
 
 
 # ---- what stays behind -----------------------------------------------------------------------------------------------
