@@ -99,6 +99,13 @@ class TaskGraph:
         except _NoSuchTask as error:
             raise UnknownTask(str(error)) from None
 
+    def meant_by(self, value: Any) -> Task | None:
+        """Return the task that *value* is, or is the function of; None where it is just a value, or of several."""
+        if isinstance(value, Task):
+            return value if self._tasks.get(value.name) is value else None
+        own = self._of_function.get(_identity(value), ()) if callable(value) else ()
+        return own[0] if len(own) == 1 else None
+
     def __repr__(self) -> str:
         return f"<TaskGraph of {len(self):,} tasks>"
 
@@ -154,7 +161,7 @@ class TaskGraph:
             return
         if name in task.arguments:
             value = task.arguments[name]
-            upstream = self._given(value)
+            upstream = self.meant_by(value)
             if upstream is None and isinstance(value, Task):
                 problems.append(_problem(task, f"arguments of {quoted(task.name)}: {_stranger(value)}"))
             elif upstream is None:
@@ -171,13 +178,6 @@ class TaskGraph:
                 f"{self._suggestion(name)}"
             )
             problems.append(_problem(task, text))
-
-    def _given(self, value: Any) -> Task | None:
-        """Return the task that *value* is, or is the function of; None where it is just a value."""
-        if isinstance(value, Task):
-            return value if self._tasks.get(value.name) is value else None
-        own = self._of_function.get(_identity(value), ()) if callable(value) else ()
-        return own[0] if len(own) == 1 else None
 
     def _find(self, reference: object) -> Task:
         if isinstance(reference, Task):

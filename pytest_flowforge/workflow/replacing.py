@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pytest_flowforge.core.model import Trigger
 from pytest_flowforge.errors import GraphError, Problem, UnknownTask
 from pytest_flowforge.rules import BadRule, mapping
 from pytest_flowforge.workflow.graphs import TaskGraph
@@ -33,21 +34,25 @@ def replaced(graph: TaskGraph, replace: Mapping[str, Any]) -> TaskGraph:
     is no task.
     """
     try:
-        stand_ins = mapping("replace", replace, "a value or a function for each task that is to be replaced")
+        given = mapping("replace", replace, "a value or a function for each task that is to be replaced")
     except BadRule as error:
         raise GraphError([Problem("", str(error))]) from None
-    problems, new = [], {}
-    for name, by in stand_ins.items():
+    problems: list[Problem] = []
+    stand_ins: dict[str, Any] = {}
+    for name, by in given.items():
         try:
-            task = graph[name]
+            stand_ins[graph[name].name] = by
         except UnknownTask as error:
             problems.append(Problem("", f"replace: {error}"))
-            continue
-        new[task.name] = _stand_in(task, by)
     if problems:
         raise GraphError(problems)
-    changed = {task: new[task.name] for task in graph if task.name in new}
-    return TaskGraph((changed.get(task) or _rewired(task, changed) for task in graph), pools=graph.pools)
+    new: dict[Task, Task] = {}
+    # Upstreams first: what refers to one that has changed has changed as well.
+    for name in graph.validate().order:
+        task = graph[name]
+        other = _stand_in(task, stand_ins[name]) if name in stand_ins else task
+        new[task] = _rewired(other, graph, new)
+    return TaskGraph((new[task] for task in graph), pools=graph.pools)
 
 
 def _stand_in(task: Task, by: Any) -> Task:
@@ -59,23 +64,24 @@ def _stand_in(task: Task, by: Any) -> Task:
         task,
         func=func,
         depends_on=task.depends_on if own.parameters else (),
+        # With nothing to wait for, nothing of it could have succeeded or failed.
+        when=task.when if own.parameters or task.when is Trigger.ALWAYS else Trigger.ALL_SUCCESS,
         arguments={name: value for name, value in task.arguments.items() if name in own.parameters},
         resources={name: make for name, make in task.resources.items() if name in own.parameters},
     )
 
 
-def _rewired(task: Task, changed: Mapping[Task, Task]) -> Task:
-    """Return *task* with what it says of other tasks said of those in their place."""
-    by_function = {id(old.func): new for old, new in changed.items()}
+def _rewired(task: Task, graph: TaskGraph, new: Mapping[Task, Task]) -> Task:
+    """Return *task* with what it says of tasks of *graph* said of the *new* ones in their place."""
 
     def now(value: Any) -> Any:
-        if isinstance(value, Task):
-            return changed.get(value, value)
-        return by_function.get(id(value), value) if callable(value) else value
+        meant = graph.meant_by(value)
+        return value if meant is None or new.get(meant, meant) is meant else new[meant]
 
     depends_on = tuple(map(now, task.depends_on))
     arguments = {name: now(value) for name, value in task.arguments.items()}
-    if depends_on == task.depends_on and arguments == dict(task.arguments):
+    same = [*map(id, depends_on), *map(id, arguments.values())]
+    if same == [*map(id, task.depends_on), *map(id, task.arguments.values())]:
         return task
     return _copy(task, depends_on=depends_on, arguments=arguments)
 

@@ -57,6 +57,48 @@ def test_a_task_stands_in_with_its_function() -> None:
     assert _two().run(replace={"double": other})["double"] == 100
 
 
+class _Like:
+    """As arrays are: comparing two of them is no answer."""
+
+    def __eq__(self, other: object) -> Any:
+        return self
+
+    def __bool__(self) -> bool:
+        msg = "the truth value of an array is ambiguous"
+        raise ValueError(msg)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def test_edges_that_are_tasks_lead_to_what_stands_in_for_these() -> None:
+    graph = TaskGraph()
+    one = graph.add(Task("one", lambda: 1))
+    two = graph.add(Task("two", lambda x, y: x + 1, arguments={"x": one, "y": _Like()}))  # noqa: ARG005
+    three = graph.add(Task("three", lambda x: x + 1, arguments={"x": two}))
+    graph.add(Task("four", int, depends_on=[three]))
+    scheduler = Scheduler(graph)
+    assert dict(scheduler.run(replace={"one": 10}).results) == {"one": 10, "two": 11, "three": 12, "four": 0}
+    run = scheduler.run(replace={"one": 10, "two": lambda x: x * 7})
+    assert dict(run.results) == {"one": 10, "two": 70, "three": 71, "four": 0}
+
+
+def test_edges_that_are_methods_lead_to_what_stands_in_for_these() -> None:
+    held = _Holds(1)
+    holds = Workflow("holds")
+    holds.task(held.get)
+    holds.task(name="waits", depends_on=[held.get])(lambda upstream: upstream)
+    holds.task(name="takes", arguments={"value": held.get})(lambda value: value)
+    assert dict(holds.run(replace={"get": 5}).results) == {"get": 5, "waits": {"get": 5}, "takes": 5}
+
+
+def test_a_value_stands_in_whatever_the_rule_of_the_task() -> None:
+    alarmed = Workflow("alarmed")
+    alarmed.task(name="fine")(int)
+    alarmed.task(name="alarm", when="any_failed")(lambda fine: fine.error)
+    alarmed.task(name="told")(lambda alarm: alarm)
+    assert alarmed.run(replace={"alarm": "it burns"})["told"] == "it burns"
+
+
 def test_whatever_can_be_asked_for_by_item_is_in_the_run() -> None:
     two = _two()
     run = two.run("one")
