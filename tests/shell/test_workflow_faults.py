@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from functools import partial
 from operator import itemgetter
@@ -392,6 +393,23 @@ def test_a_result_that_wants_to_exit_when_it_is_loaded_is_a_failure() -> None:
     run = Scheduler(TaskGraph([Task("leaving", _Leaving), Task("other", int)]), executor="process", workers=1).run()
     assert run.states["leaving"] is TaskState.FAILED
     assert run["other"] == 0
+
+
+def test_what_can_not_be_sent_is_named() -> None:
+    lock = threading.Lock()
+    graph = TaskGraph(
+        [
+            Task("argument", lambda obj: bool(obj), arguments={"obj": lock}),  # noqa: PLW0108
+            Task("closure", lambda: lock),
+            Task("result", threading.Lock),
+        ]
+    )
+    run = Scheduler(graph, executor="process", workers=1).run()
+    for name, what in {"argument": "what arrives at 'obj'", "closure": "the function", "result": "the result"}.items():
+        reason = run.reasons[name]  # type: ignore[index]
+        assert what in reason
+        assert "can not be sent between processes (TypeError: cannot pickle" in reason
+        assert "executor='thread'" in reason
 
 
 def test_clean_up_is_done_when_nobody_awaits_the_run_any_more() -> None:
