@@ -6,6 +6,7 @@ Marks in flow files and tasks in code take the same, and say the same about what
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pytest_flowforge.core.model import Trigger
@@ -16,7 +17,18 @@ from pytest_flowforge.wording import quoted
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["BadRule", "Strategy", "number", "pool_name", "priority", "qualified_name", "retry", "trigger", "whole"]
+__all__ = [
+    "BadRule",
+    "Strategy",
+    "mapping",
+    "number",
+    "pool_name",
+    "priority",
+    "qualified_name",
+    "retry",
+    "trigger",
+    "whole",
+]
 
 _TRIGGERS = {rule.value: rule for rule in Trigger}
 
@@ -75,6 +87,14 @@ def pool_name(name: object) -> str:
         msg = f'pool({quoted(name)}): a pool is named by a string, as in pool("gpu") or pool(mem=8)'
         raise BadRule(msg)
     return name
+
+
+def mapping(option: str, given: object, holds: str) -> dict[str, Any]:
+    """Return *given*, the value of *option*, as a dict of its own; *holds* says what such a dict holds."""
+    if isinstance(given, Mapping):
+        return dict(given)
+    msg = f"{option}={quoted(given)}: give a dict with {holds}"
+    raise BadRule(msg)
 
 
 def qualified_name(cls: type) -> str:

@@ -34,7 +34,12 @@ if TYPE_CHECKING:
 __all__ = ["MARKS", "CodeDigest", "CodePrinter", "FileCache", "explain"]
 
 #: Decorators that carry marks: what they say is not part of what a task does.
-MARKS = ("pytest.mark", "pytest_flowforge.depends_on")
+MARKS = (
+    "pytest.mark",
+    "pytest_flowforge.depends_on",
+    "pytest_flowforge.task",
+    "pytest_flowforge.workflow.workflows.Workflow.task",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +79,7 @@ class CodePrinter:
     def digest(self, function: Any, also: Iterable[Any] = ()) -> CodeDigest:
         """The digest of *function*, and of what it uses *also* (the functions of its fixtures, in any order).
 
-        Any callable will do: a bound method counts with the class of its object, a partial with its arguments.
+        Any callable will do: a bound method counts with its object and the class of that, a partial with its arguments.
         """
         things = self._living.things(function, root=True)
         others = self._living.things(*also, root=True) if also else ()

@@ -97,7 +97,8 @@ class Living:
         if isinstance(one, MethodType):
             owner = one.__self__ if isinstance(one.__self__, type) else type(one.__self__)
             instance = self._whole(owner, root=root)
-            return (), [_Found(one.__func__, where, instance), *([] if instance else [_Found(owner)])]
+            state = () if owner is one.__self__ else _state(one.__self__, where)
+            return state, [_Found(one.__func__, where, instance), *([] if instance else [_Found(owner)])]
         if isinstance(one, partial):
             named = [*_numbered(one.args), *sorted(one.keywords.items())]
             return (), [_Found(one.func), *[_Found(value, f"{where or 'partial'}[{name}]") for name, value in named]]
@@ -109,14 +110,15 @@ class Living:
         if isinstance(one, ModuleType):
             return self._module(one), []
         if isinstance(one, BuiltinFunctionType):
-            return [self._reach.outside(_qualified(one))], []
+            # That of a function is its module, that of a class method its class.
+            bound = one.__self__ is not None and not isinstance(one.__self__, type | ModuleType)
+            return [self._reach.outside(_qualified(one)), *(_state(one.__self__, where) if bound else ())], []
         if (wrapped := _wrapped(one)) is not None:
             # functools.lru_cache, a fixture of pytest, ...
             return [self._reach.outside(_qualified(type(one)))], [_Found(wrapped)]
-        key = where or _qualified(type(one))
         if callable(one):
-            return [_of(key, getattr(one, "__dict__", None))], [_Found(type(one))]
-        return [_of(key, one)], []
+            return _state(one, where), [_Found(type(one))]
+        return [_of(where or _qualified(type(one)), one)], []
 
     def _function(self, function: FunctionType, instance: WholeClass | None, *, root: bool) -> _Seen:
         more: list[_Found] = []
@@ -226,6 +228,12 @@ def _given(function: FunctionType, key: str) -> list[_Found]:
     named = [*zip(function.__code__.co_freevars, cells, strict=True), *_numbered(function.__defaults__ or ())]
     named += sorted((function.__kwdefaults__ or {}).items())
     return [_Found(value, f"{key}[{name}]") for name, value in named]
+
+
+def _state(one: object, where: str) -> tuple[Thing, ...]:
+    """What an object holds that is called, or one of whose methods is; nothing for one that holds nothing."""
+    held = getattr(one, "__dict__", one)
+    return () if isinstance(held, dict) and not held else (_of(where or _qualified(type(one)), held),)
 
 
 def _of(key: str, value: object) -> Thing:

@@ -328,13 +328,25 @@ class Reach:
             binding = here.index.bindings.get(name) if isinstance(name, str) else None
             if binding is None:
                 continue
+            if self._is_method_mark(here, name, attributes):
+                return True
             if binding.alias is not None:
                 pending.append((here, binding.alias[0], (*binding.alias[1], *attributes)))
             for ref in binding.imports:
                 full = ".".join(filter(None, [ref.module, ref.attr, *attributes]))
-                if any(full == mark or full.startswith(mark + ".") for mark in self._marks):
+                if self._is_named_as_mark(full):
                     return True
                 followed = self._follow(here, ref, attributes)
                 if not isinstance(followed, Thing):
                     pending.append(followed)
         return False
+
+    def _is_method_mark(self, source: SourceFile, name: str | ImportRef, attributes: tuple[str, ...]) -> bool:
+        """Whether this is such a method of an object that the file has made or imported, as in ``@workflow.task``."""
+        if not attributes or source.live is None or not isinstance(name, str):
+            return False
+        classes = type(source.live.get(name)).__mro__
+        return any(self._is_named_as_mark(".".join((one.__module__, one.__qualname__, *attributes))) for one in classes)
+
+    def _is_named_as_mark(self, full: str) -> bool:
+        return any(full == mark or full.startswith(mark + ".") for mark in self._marks)

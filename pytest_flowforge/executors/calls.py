@@ -48,6 +48,8 @@ class Returned:
     #: What pytest calls an outcome (``Skipped``, ``Failed``), instead of an error: its class, and its facts.
     outcome: tuple[str, dict[str, Any]] | None = None
     trace: str = ""
+    #: Whether the error is that the value can not be packed, and the call itself had succeeded.
+    unsendable: bool = False
     start: float = 0.0
     seconds: float = 0.0
     stdout: str = ""
@@ -176,7 +178,7 @@ def _packed(came: Returned) -> bytes:
             cloudpickle.loads(data)
     except BaseException as wrong:  # noqa: BLE001 - it comes from methods of the value
         if came.error is None:
-            came.value, came.error = None, wrong
+            came.value, came.error, came.unsendable = None, wrong, True
             came.trace = "".join(traceback.format_exception_only(wrong))
             return _packed(came)
         return _packed_in_parts(came, came.error)

@@ -61,6 +61,10 @@ class _Flight:
         self.pool = pool
         self.future = future
 
+    def forget(self) -> None:
+        """It is over. Its future knows it, and would keep the result until Python looks for circles."""
+        del self.job, self.future
+
 
 class FuturesExecutor(ports.Executor):
     """Executes jobs in a pool that *make_pool* makes when the first one starts, *slots* at a time.
@@ -244,8 +248,10 @@ class FuturesExecutor(ports.Executor):
             self._deaf.discard(flight)
             key = (flight.job.task, flight.job.attempt)
             if self._flying.get(key) is not flight:
+                flight.forget()
                 continue
             outcome, value = self._judge(flight)
+            flight.forget()
             # A pool that broke has ended all in it, this one included.
             if self._flying.pop(key, None) is not None:
                 self._finished.append(ports.Finished(*key, outcome, value))
@@ -266,7 +272,7 @@ class FuturesExecutor(ports.Executor):
         if error is None:
             try:
                 return self._decode(flight.job, flight.future.result())
-            except Exception as undecodable:  # noqa: BLE001 - a result that nobody can read is this attempt's failure
+            except (Exception, SystemExit) as undecodable:  # noqa: BLE001 - a result that nobody can read is its failure
                 return failure_of(undecodable), None
         if isinstance(error, CancelledError):
             return Lost("its executor has dropped it"), None

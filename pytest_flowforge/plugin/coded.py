@@ -43,7 +43,7 @@ class WorkflowNode(pytest.Collector):
 def _function_of(task: Task, workflow: Workflow) -> Callable[..., Any]:
     """Return a function that asks for what *task* asks of others, by name, and brings along the rest."""
     body = Body(task.func, task.resources)
-    given = {name: value for name, value in task.arguments.items() if workflow.graph.task_of(value) is None}
+    given = {name: value for name, value in task.arguments.items() if workflow.graph.meant_by(value) is None}
     function = (_awaited if body.is_coroutine else _called)(body, given)
     if inspect.isfunction(task.func):
         functools.update_wrapper(function, task.func)

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_flowforge import measuring
 from pytest_flowforge.core.model import Failure, FailureKind, Measures, Outcome, Skipped, Success
-from pytest_flowforge.errors import SkipTask
+from pytest_flowforge.errors import SkipTask, WorkflowError
 from pytest_flowforge.executors.calls import Returned, pack, perform, unpack
-from pytest_flowforge.failures import failure_of, safe_text
+from pytest_flowforge.failures import failure_of, one_line, safe_text
 from pytest_flowforge.results import Only
 
 if TYPE_CHECKING:
@@ -209,7 +209,10 @@ def _opened(name: str, make: Callable[[], Any]) -> Iterator[Any]:
     made = make()
     if inspect.isgenerator(made):
         # As pytest has it for fixtures: what the task raises is not the generator's concern.
-        value = next(made)
+        try:
+            value = next(made)
+        except StopIteration:
+            raise RuntimeError(_unyielding(name)) from None
         try:
             yield value
         finally:
@@ -224,6 +227,10 @@ def _opened(name: str, make: Callable[[], Any]) -> Iterator[Any]:
         raise TypeError(msg)
     else:
         yield made
+
+
+def _unyielding(name: str) -> str:
+    return f"the resource {name!r} has yielded nothing: it must yield once"
 
 
 def _finish(name: str, generator: Any) -> None:
@@ -242,7 +249,10 @@ async def _opened_on_loop(name: str, make: Callable[[], Any]) -> AsyncIterator[A
     if inspect.iscoroutine(made):
         made = await made
     if inspect.isasyncgen(made):
-        value = await anext(made)
+        try:
+            value = await anext(made)
+        except StopAsyncIteration:
+            raise RuntimeError(_unyielding(name)) from None
         try:
             yield value
         finally:
@@ -261,9 +271,29 @@ async def _opened_on_loop(name: str, make: Callable[[], Any]) -> AsyncIterator[A
 
 
 def order_of(job: Job) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """Return what is sent for a job; raises what pickling raises."""
+    """Return what is sent for a job; raises :class:`WorkflowError` where that can not be."""
     call: Call = job.call.__self__  # type: ignore[attr-defined]
-    return perform, (pack(call.body, call.inputs, warnings.filters), call.tell)
+    try:
+        packed = pack(call.body, call.inputs, warnings.filters)
+    except Exception as error:
+        raise _unsendable(_first_unsendable(call), error) from error
+    return perform, (packed, call.tell)
+
+
+def _first_unsendable(call: Call) -> str:
+    for name, value in call.inputs.items():
+        try:
+            pack(int, {name: value})
+        except Exception:  # noqa: BLE001 - methods of the value may raise anything
+            return f"what arrives at {name!r}"
+    return "the function, or what it closes over,"
+
+
+def _unsendable(what: str, error: BaseException) -> WorkflowError:
+    return WorkflowError(
+        f"{what} can not be sent between processes ({one_line(error)}): "
+        "use executor='thread', or make it within the task, as its resource"
+    )
 
 
 def answer_of(job: Job, payload: Any) -> tuple[Outcome, Any]:
@@ -280,20 +310,21 @@ def answer_of(job: Job, payload: Any) -> tuple[Outcome, Any]:
     elif came.error is None:
         call.returned(came.value)
     else:
-        call.raised(came.error)
+        call.raised(_unsendable("the result", came.error) if came.unsendable else came.error)
         if isinstance(call.outcome, Failure):
             # The traceback that the exception has here tells nothing.
             call.outcome = replace(call.outcome, longrepr=came.trace)
-            if came.error.__cause__ is None:
-                came.error.__cause__ = RemoteTraceback(f"in another process:\n{came.trace}")
+            if call.error is not None and call.error.__cause__ is None:
+                call.error.__cause__ = RemoteTraceback(f"in another process:\n{came.trace}")
     return _SUCCESS, call
 
 
 def _write_again(came: Returned) -> None:
     """Let be heard here what was printed, logged and warned about there."""
-    if came.stdout:
+    # A service may have neither.
+    if came.stdout and sys.stdout is not None:
         sys.stdout.write(came.stdout)
-    if came.stderr:
+    if came.stderr and sys.stderr is not None:
         sys.stderr.write(came.stderr)
     for record in came.records:
         logger = logging.getLogger(record.name)

@@ -7,6 +7,7 @@ journal and a store of results, which its commands read.
 from __future__ import annotations
 
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,12 +19,12 @@ from pytest_flowforge.core.checkpoint import carry, fold
 from pytest_flowforge.core.fingerprint import Fingerprint, digest_of
 from pytest_flowforge.core.records import Recorder, ResultRef, RunHeader
 from pytest_flowforge.core.resume import Decision, Question, decide
-from pytest_flowforge.errors import CheckpointError
+from pytest_flowforge.errors import CheckpointError, CheckpointUnwritable
 from pytest_flowforge.keeping import Archive, Keeper, Settings
 from pytest_flowforge.wording import quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from pytest_flowforge.core.checkpoint import RunRecord
     from pytest_flowforge.core.graph import TaskGraph
@@ -55,7 +56,8 @@ class Checkpoint:
         except FileNotFoundError:
             return []
         try:
-            return [archive.run(run) for run in archive.ids()]
+            with _in_words_of_code():
+                return [archive.run(run) for run in archive.ids()]
         finally:
             archive.close()
 
@@ -71,7 +73,8 @@ class Checkpoint:
             msg = f"nothing is kept in {self.settings.path}"
             raise CheckpointError(msg) from None
         try:
-            found = archive.last(run)
+            with _in_words_of_code():
+                found = archive.last(run)
             record = None if found is None else found.known(task)  # type: ignore[arg-type]
             if found is None or record is None:
                 msg = f"{'run ' + found.id if found else 'no run'} in {self.settings.path} knows a task {quoted(task)}"
@@ -231,11 +234,37 @@ def _header(
     )
 
 
+#: What stands in sentences about checkpoints for options of the command line, where there is none.
+_WORDS_OF_CODE = {
+    " with --ff-wait": "",
+    "--ff-checkpoint": "checkpoint=",
+    "--ff-resume": "resume=True",
+    "--ff-run": "resume='ID'",
+    "--ff-history": "Checkpoint.history()",
+}
+
+
+def _in_code(sentence: str) -> str:
+    for option, words in _WORDS_OF_CODE.items():
+        sentence = sentence.replace(option, words)
+    return sentence
+
+
+@contextmanager
+def _in_words_of_code() -> Iterator[None]:
+    try:
+        yield
+    except CheckpointError as error:
+        error.args = (_in_code(str(error)),)
+        raise
+
+
 class OnDisk(Keeping):
     """Keeps runs in the folder of a :class:`Checkpoint`, which it locks; raises :class:`CheckpointError`."""
 
     def __init__(self, checkpoint: Checkpoint, tell: Callable[[str], None], run: str = "") -> None:
-        self._keeper = Keeper(checkpoint.settings, tell)
+        with _in_words_of_code():
+            self._keeper = Keeper(checkpoint.settings, lambda sentence: tell(_in_code(sentence)))
         self._chosen = run
         self._fingerprints: dict[TaskId, Fingerprint] = {}
         self._prints: _Prints | None = None
@@ -246,12 +275,14 @@ class OnDisk(Keeping):
 
     @property
     def broken(self) -> Exception | None:
-        return self._keeper.broken
+        broken = self._keeper.broken
+        return None if broken is None else CheckpointUnwritable(_in_code(str(broken)))
 
     def resume(self, plan: Plan, graph: TaskGraph) -> Resumed:
-        run = self._keeper.archive.chosen(self._chosen)
-        question, reads = _question(plan, graph, run, self._taken(plan, graph))
-        return Resumed(self._keeper.archive.restore(question, reads), run)
+        with _in_words_of_code():
+            run = self._keeper.archive.chosen(self._chosen)
+            question, reads = _question(plan, graph, run, self._taken(plan, graph))
+            return Resumed(self._keeper.archive.restore(question, reads), run)
 
     def begin(self, at: float, plan: Plan, graph: TaskGraph, resumed: Resumed, seed: str) -> None:
         taken = self._taken(plan, graph)
@@ -260,7 +291,8 @@ class OnDisk(Keeping):
             # Results of tasks that this run leaves out stay for later.
             previous = self._keeper.archive.chosen()
         parts = {} if self._prints is None else self._prints.parts()
-        self._keeper.begin(at, _header("", plan, graph, resumed, taken, parts, seed, previous))
+        with _in_words_of_code():
+            self._keeper.begin(at, _header("", plan, graph, resumed, taken, parts, seed, previous))
         if self._prints is not None:
             self._prints.close()
 
@@ -313,10 +345,13 @@ class _Story:
 class InMemory(Keeping):
     """Keeps the last run of a workflow, for as long as the workflow itself is there."""
 
-    def __init__(self, number: int, last: InMemory | None) -> None:
+    def __init__(self, number: int, last: InMemory | None, *, keep_results: bool = True) -> None:
         self._number = number
+        self._keep_results = keep_results
+        #: Tasks whose results are given up as soon as nobody in the run needs them.
+        self._passing: frozenset[TaskId] = frozenset()
         self._last = None if last is None else last.story
-        #: The run; None before it begins.
+        #: The run; None before it begins. When it is over without having begun, the one before.
         self.story: _Story | None = None
         self._prints: dict[TaskId, Fingerprint] | None = None
 
@@ -340,6 +375,8 @@ class InMemory(Keeping):
             previous = self._last.record()
         header = _header(run, plan, graph, resumed, self._taken(plan, graph), {}, seed, previous)
         story = self.story = _Story(run, header)
+        if not self._keep_results:
+            self._passing = frozenset(task.id for task in graph if graph.downstream(task.id))
         for task, record in {**story.header.carried, **resumed.decision.restored}.items():
             if record.result is not None and self._last is not None and task in self._last.results:
                 story.results[task] = self._last.results[task]
@@ -357,7 +394,7 @@ class InMemory(Keeping):
 
     def put(self, task: TaskId, value: Any) -> int | None:
         story = self.story
-        if story is not None:
+        if story is not None and task not in self._passing:
             story.results[task] = value
             # What tells this result from any other one is who made it.
             story.refs[task] = ResultRef(story.id, "memory", 0, 0, f"{story.id} {task}", "memory")
@@ -370,6 +407,9 @@ class InMemory(Keeping):
         return {} if self._last is None else self._last.durations
 
     def close(self, seconds: Mapping[TaskId, float]) -> None:
-        if self.story is not None:
+        if self.story is None:
+            # It has not begun, and the one before is still the last.
+            self.story = self._last
+        else:
             self.story.durations.update(seconds)
-            self._last = None
+        self._last = None

@@ -47,6 +47,9 @@ _MOST_THREADS = 32
 #: Seconds after which an alarm rings that should have rung already; none at all would switch it off.
 _SOON = 0.001
 
+#: Seconds beyond which the system takes no alarm; nobody waits so long for it.
+_LONGEST = 1e8
+
 #: Seconds between two tries to end a call on this thread whose time is up.
 _AGAIN = 1.0
 
@@ -189,7 +192,7 @@ def _alarm(seconds: float) -> Iterator[None]:
 
     An alarm that somebody else has set rings when it would have.
     """
-    if not hasattr(signal, "SIGALRM") or not _is_main():
+    if not hasattr(signal, "SIGALRM") or not _is_main() or seconds > _LONGEST:
         yield
         return
     handler = signal.getsignal(signal.SIGALRM)

@@ -10,7 +10,7 @@ from pytest_flowforge.core import graph as core
 from pytest_flowforge.core import model
 from pytest_flowforge.core.graph import NO_POOLS
 from pytest_flowforge.errors import GraphError, Problem, UnknownTask
-from pytest_flowforge.rules import BadRule, pool_name, whole
+from pytest_flowforge.rules import BadRule, mapping, pool_name, whole
 from pytest_flowforge.wording import quoted
 from pytest_flowforge.workflow.tasks import Task
 
@@ -62,6 +62,8 @@ class TaskGraph:
         self._tasks: dict[str, Task] = {}
         #: The tasks of each function, by its identity: it need not be hashable, and lives as long as they do.
         self._of_function: dict[tuple[int, int], list[Task]] = {}
+        #: Tasks of another graph that others may still refer to, and what stands here in their place.
+        self._stand_ins: dict[Task, Task] = {}
         self._plan: Plan | None = None
         for task in tasks:
             self.add(task)
@@ -99,8 +101,24 @@ class TaskGraph:
         except _NoSuchTask as error:
             raise UnknownTask(str(error)) from None
 
+    def meant_by(self, value: Any) -> Task | None:
+        """Return the task that *value* is, or is the function of; None where it is just a value, or of several."""
+        if isinstance(value, Task):
+            return value if self._tasks.get(value.name) is value else self._stand_ins.get(value)
+        own = self._of_function.get(_identity(value), ()) if callable(value) else ()
+        return own[0] if len(own) == 1 else None
+
     def __repr__(self) -> str:
         return f"<TaskGraph of {len(self):,} tasks>"
+
+    def with_stand_ins(self, new: Mapping[str, Task]) -> TaskGraph:
+        """Return this graph with *new* tasks, by name, in the place of some: who refers to these means those."""
+        graph = TaskGraph((new.get(task.name, task) for task in self), pools=self.pools)
+        for task in self:
+            if task.name in new:
+                stand_in = graph._stand_ins[task] = new[task.name]
+                graph._of_function.setdefault(_identity(task.func), []).append(stand_in)
+        return graph
 
     def validate(self) -> core.TaskGraph:
         """Return the tasks as the engine sees them: their order, levels, upstreams and downstreams.
@@ -119,12 +137,18 @@ class TaskGraph:
         problems: list[Problem] = []
         tasks, arriving = {}, {}
         pure = []
+        sizes = dict(self.pools)
         for task in self:
             needs, arrives = self._link(task, problems)
+            for pool, units in task.pools:
+                if pool not in self.pools:
+                    problems.append(_problem(task, _no_pool(task, pool)))
+                    # The core need not tell it again.
+                    sizes[pool] = max(units, sizes.get(pool, 0))
             tasks[_id(task)], arriving[_id(task)] = task, arrives
             pure.append(_pure(task, needs))
         try:
-            graph = core.TaskGraph.build(pure, self.pools)
+            graph = core.TaskGraph.build(pure, sizes)
         except GraphError as error:
             problems += error.problems
         if problems:
@@ -158,7 +182,7 @@ class TaskGraph:
             return
         if name in task.arguments:
             value = task.arguments[name]
-            upstream = self.task_of(value)
+            upstream = self.meant_by(value)
             if upstream is None and isinstance(value, Task):
                 problems.append(_problem(task, f"arguments of {quoted(task.name)}: {_stranger(value)}"))
             elif upstream is None:
@@ -176,18 +200,12 @@ class TaskGraph:
             )
             problems.append(_problem(task, text))
 
-    def task_of(self, value: Any) -> Task | None:
-        """Return the task of this graph that *value* is, or is the function of; None where it is just a value."""
-        if isinstance(value, Task):
-            return value if self._tasks.get(value.name) is value else None
-        own = self._of_function.get(_identity(value), ()) if callable(value) else ()
-        return own[0] if len(own) == 1 else None
-
     def _find(self, reference: object) -> Task:
         if isinstance(reference, Task):
-            if self._tasks.get(reference.name) is reference:
-                return reference
-            raise _NoSuchTask(_stranger(reference))
+            meant = self.meant_by(reference)
+            if meant is None:
+                raise _NoSuchTask(_stranger(reference))
+            return meant
         if isinstance(reference, str):
             found = self._tasks.get(reference) or self._tasks.get(reference.removeprefix("flow_"))
             if found is None:
@@ -232,6 +250,14 @@ def _problem(task: Task, text: str) -> Problem:
     return Problem("" if task.location is None else str(task.location), text)
 
 
+def _no_pool(task: Task, pool: str) -> str:
+    # The core would speak of options of the command line.
+    return (
+        f"{quoted(task.name)} asks for pool {quoted(pool)}, and there is no such pool: give it a size, "
+        f"as in Workflow(..., pools={{{quoted(pool)}: 1}})"
+    )
+
+
 def _id(task: Task) -> TaskId:
     return model.TaskId(task.name)
 
@@ -253,6 +279,7 @@ def _pure(task: Task, needs: tuple[TaskId, ...]) -> model.Task:
 
 def _sizes(pools: Mapping[str, int]) -> dict[str, int]:
     try:
-        return {pool_name(name): whole("pools", str(name), size, least=1) for name, size in pools.items()}
+        sizes = mapping("pools", pools, "the size of each pool, as in pools={'gpu': 1}").items()
+        return {pool_name(name): whole("pools", str(name), size, least=1) for name, size in sizes}
     except BadRule as error:
         raise GraphError([Problem("", str(error))]) from None

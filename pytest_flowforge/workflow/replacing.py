@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pytest_flowforge.errors import GraphError, Problem, UnknownTask
+from pytest_flowforge.rules import BadRule, mapping
 from pytest_flowforge.workflow.graphs import TaskGraph
 from pytest_flowforge.workflow.tasks import Task
 
@@ -31,21 +32,25 @@ def replaced(graph: TaskGraph, replace: Mapping[str, Any]) -> TaskGraph:
     what it depends on, its trigger rule, retries, pools. A value is the result as it stands, and waits for nothing.
     Raises :class:`GraphError` for a name that is no task.
     """
-    problems, new = [], {}
-    for name, by in replace.items():
+    try:
+        given = mapping("replace", replace, "a value or a function for each task that is to be replaced")
+    except BadRule as error:
+        raise GraphError([Problem("", str(error))]) from None
+    problems: list[Problem] = []
+    stand_ins: dict[str, Any] = {}
+    for name, by in given.items():
         try:
-            task = graph[name]
+            stand_ins[graph[name].name] = by
         except UnknownTask as error:
             problems.append(Problem("", f"replace: {error}"))
-            continue
-        new[task.name] = _stand_in(task, by)
     if problems:
         raise GraphError(problems)
-    changed = {task: new[task.name] for task in graph if task.name in new}
-    return TaskGraph((changed.get(task) or _rewired(task, changed) for task in graph), pools=graph.pools)
+    return graph.with_stand_ins({name: _stand_in(graph[name], by) for name, by in stand_ins.items()})
 
 
 def _stand_in(task: Task, by: Any) -> Task:
+    # Another task lends its function, nothing else.
+    by = by.func if isinstance(by, Task) else by
     if not callable(by):
         return Task(task.name, _Given(by))
     own = Task(task.name, by)
@@ -55,22 +60,6 @@ def _stand_in(task: Task, by: Any) -> Task:
         arguments={name: value for name, value in task.arguments.items() if name in own.parameters},
         resources={name: make for name, make in task.resources.items() if name in own.parameters},
     )
-
-
-def _rewired(task: Task, changed: Mapping[Task, Task]) -> Task:
-    """Return *task* with what it says of other tasks said of those in their place."""
-    by_function = {id(old.func): new for old, new in changed.items()}
-
-    def now(value: Any) -> Any:
-        if isinstance(value, Task):
-            return changed.get(value, value)
-        return by_function.get(id(value), value) if callable(value) else value
-
-    depends_on = tuple(map(now, task.depends_on))
-    arguments = {name: now(value) for name, value in task.arguments.items()}
-    if depends_on == task.depends_on and arguments == dict(task.arguments):
-        return task
-    return _copy(task, depends_on=depends_on, arguments=arguments)
 
 
 def _copy(task: Task, **changes: Any) -> Task:

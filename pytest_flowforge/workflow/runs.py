@@ -83,7 +83,7 @@ class Run:
         raise TaskFailed(self._line(name))
 
     def __contains__(self, task: object) -> bool:
-        return task in self.states
+        return self._resolve(task) in self.states
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{count} {state.value}" for state, count in self.summary.counts.items() if count)

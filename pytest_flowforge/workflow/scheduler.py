@@ -24,7 +24,7 @@ from pytest_flowforge.core.engine import Engine, RunPolicy
 from pytest_flowforge.core.graph import TaskGraph as CoreGraph
 from pytest_flowforge.core.messages import Event, StopRequested, TaskMoved
 from pytest_flowforge.core.metrics import Metrics
-from pytest_flowforge.core.model import Failure, Success, TaskId
+from pytest_flowforge.core.model import Failure, FailureKind, Success, TaskId
 from pytest_flowforge.core.ranking import ranks
 from pytest_flowforge.core.selection import select
 from pytest_flowforge.core.states import DONE, FAILED_STATES, SUCCEEDED, TaskState
@@ -40,8 +40,10 @@ from pytest_flowforge.wording import plural, quoted
 from pytest_flowforge.workflow.calls import Body, Call, is_coroutine_function
 from pytest_flowforge.workflow.checkpoints import NOTHING, Checkpoint, InMemory, OnDisk
 from pytest_flowforge.workflow.executing import Here, place_of
+from pytest_flowforge.workflow.graphs import TaskGraph
 from pytest_flowforge.workflow.replacing import replaced
 from pytest_flowforge.workflow.runs import Run
+from pytest_flowforge.workflow.tasks import several
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
     from pytest_flowforge.ports import EventSink, Executor, Job
     from pytest_flowforge.workflow.checkpoints import Keeping
     from pytest_flowforge.workflow.executing import ExecutorChoice, Place
-    from pytest_flowforge.workflow.graphs import Plan, TaskGraph
+    from pytest_flowforge.workflow.graphs import Plan
     from pytest_flowforge.workflow.tasks import Reference
 
     #: Something that is called with every event.
@@ -92,7 +94,8 @@ class Scheduler:
     tasks run at a time. ``events`` are called with every event, in order, on the thread that runs. With ``checkpoint``,
     a folder or a :class:`Checkpoint`, runs are kept on disk; without, the last one is remembered. After
     ``max_failures`` failed tasks no other begins but for clean-up. ``seed`` makes the jitter of retries reproducible.
-    Without ``keep_results`` only those of tasks that nobody waits for are kept to the end.
+    Without ``keep_results`` only those of tasks that nobody waits for are kept to the end; without a checkpoint, the
+    others are then not remembered either.
 
     Raises :class:`~pytest_flowforge.errors.WorkflowError` for options that can not be met.
     """
@@ -110,15 +113,16 @@ class Scheduler:
         seed: str = "",
         keep_results: bool = True,
     ) -> None:
-        self._graph = graph
+        self._graph = _checked_graph(graph)
         self.name = name
-        self._checkpoint = Checkpoint(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
+        self._checkpoint = _checked_checkpoint(checkpoint)
         try:
             whole("run", "max_failures", 1 if max_failures is None else max_failures, least=1)
         except BadRule as error:
             raise WorkflowError(str(error)) from None
-        handlers: tuple[Handler, ...] = (events,) if callable(events) else tuple(events)
-        self._options = _Rules(executor, workers, handlers, max_failures, seed or secrets.token_hex(4), keep_results)
+        self._options = _Rules(
+            executor, workers, _handlers(events), max_failures, seed or secrets.token_hex(4), keep_results
+        )
         self.past = Past()
 
     def run(
@@ -193,8 +197,36 @@ class Scheduler:
         if run:
             msg = f"resume={quoted(run)}: only the last run is remembered without checkpoint="
             raise WorkflowError(msg)
-        self.past.memory = InMemory(self.past.runs, self.past.memory)
+        self.past.memory = InMemory(self.past.runs, self.past.memory, keep_results=self._options.keep_results)
         return self.past.memory
+
+
+def _checked_graph(graph: Any) -> TaskGraph:
+    if isinstance(graph, TaskGraph):
+        return graph
+    msg = f"Scheduler({quoted(graph)}): give a TaskGraph, as in Scheduler(TaskGraph(tasks)); a Workflow runs itself"
+    raise WorkflowError(msg)
+
+
+def _checked_checkpoint(given: Any) -> Checkpoint | None:
+    if given is None or isinstance(given, Checkpoint):
+        return given
+    if isinstance(given, (str, Path)) and str(given):
+        return Checkpoint(given)
+    msg = f"checkpoint={quoted(given)}: give a folder, or a Checkpoint"
+    raise WorkflowError(msg)
+
+
+def _handlers(events: Any) -> tuple[Handler, ...]:
+    handlers = several(events)
+    for handler in handlers:
+        if not callable(handler):
+            msg = f"events={quoted(handler)}: give a function that is called with each event, or several"
+            raise WorkflowError(msg)
+        if is_coroutine_function(handler):
+            msg = f"events={quoted(handler)}: nobody awaits it; give a function that is no coroutine function"
+            raise WorkflowError(msg)
+    return handlers
 
 
 def _name_in(graph: TaskGraph, task: Any) -> str:
@@ -220,8 +252,7 @@ class _Rules:
 def _chosen(graph: TaskGraph, plan: Plan, targets: Any, original: TaskGraph) -> CoreGraph:
     """Return the part of the graph that is to run."""
     if targets is not None:
-        several = targets if isinstance(targets, (list, tuple, set, frozenset)) else (targets,)
-        names = [TaskId(graph[target].name) for target in several]
+        names = [TaskId(graph[target].name) for target in several(targets)]
     elif original is graph:
         return plan.graph
     else:
@@ -352,7 +383,9 @@ class _Execution:
 
     def _tell(self, sentence: str) -> None:
         self._notes.append(sentence)
-        LOGGER.warning("%s", sentence, extra={"run": self._keeping.run, "task": "", "attempt": 0})
+        with suppress(Exception):
+            # It may be a handler of the logger that has raised.
+            LOGGER.warning("%s", sentence, extra={"run": self._keeping.run, "task": "", "attempt": 0})
 
     # Sinks.
 
@@ -379,13 +412,18 @@ class _Execution:
     # What the driver asks.
 
     def _ask(self) -> Signal | None:
-        reason = self._keeping.broken or ""
+        reason = str(self._keeping.broken or "")
+        if self._stop is not None and self._stop.is_set():
+            reason = reason or _Cancelled.reason
+            if not self._engine.running:
+                # There is nothing that had to be interrupted, and clean-up is not to be.
+                self._stop.clear()
         most = self._options.max_failures
         if most is not None and self._failed >= most:
             reason = f"stopping after {plural(self._failed, 'failure')}"
         if not reason or self._engine.stopped:
             return None
-        return StopRequested(str(reason), self._clock.now())
+        return StopRequested(reason, self._clock.now())
 
     def _job(self, command: StartAttempt) -> Job:
         task = command.task
@@ -406,6 +444,9 @@ class _Execution:
             self._errors.pop(finished.task, None)
             return finished
         outcome = call.outcome
+        if isinstance(call.error, KeyboardInterrupt) and self._engine.stopped:
+            # A terminal interrupts all processes, and a task that runs in one of them tells of it.
+            outcome, call.error = Failure(FailureKind.INTERRUPTED, self._engine.stopped), None
         if isinstance(outcome, Success) and outcome.only is not None:
             outcome = self._branch(finished.task, outcome)
         if isinstance(outcome, Failure) and call.error is not None:

@@ -20,7 +20,7 @@ from pytest_flowforge.core.retry import NO_RETRY, RetryPolicy
 from pytest_flowforge.errors import GraphError, Problem
 from pytest_flowforge.wording import quoted
 
-__all__ = ["NOT_IN_NAMES", "Reference", "Task", "name_of"]
+__all__ = ["NOT_IN_NAMES", "Reference", "Task", "location_of", "name_of", "several"]
 
 #: In ids of tasks these tell files, classes and parameter sets apart.
 NOT_IN_NAMES = ("::", "[", "]")
@@ -87,14 +87,14 @@ class Task:
         priority: int = 0,
         idempotent: bool = True,
     ) -> None:
-        where = _location(func)
+        where = location_of(func)
         try:
             facts = {
                 "name": _checked_name(name),
                 "func": _checked_function(name, func),
                 "depends_on": _references(depends_on),
-                "arguments": MappingProxyType(dict(arguments)),
-                "resources": MappingProxyType(_factories(resources)),
+                "arguments": MappingProxyType(_by_parameter("arguments", arguments)),
+                "resources": MappingProxyType(_factories(_by_parameter("resources", resources))),
                 "when": when if isinstance(when, Trigger) else rules.trigger("Task", when),
                 "retry": _retry(retries, max_retries),
                 "timeout": None if timeout is None else _seconds(timeout),
@@ -133,7 +133,16 @@ def _checked_name(name: object) -> str:
     raise rules.BadRule(msg)
 
 
+def several(given: Any) -> tuple[Any, ...]:
+    """Return what *given* holds if it is an iterable of references, or names of pools; else itself alone."""
+    alone = isinstance(given, (str, Task)) or callable(given) or not isinstance(given, Iterable)
+    return (given,) if alone else tuple(given)
+
+
 def _checked_function(name: object, func: object) -> Callable[..., Any]:
+    if isinstance(func, Task):
+        msg = f"func={quoted(func.name)} is a task: give its function, as in Task({quoted(name)}, func=other.func)"
+        raise rules.BadRule(msg)
     if callable(func):
         return func
     msg = f"func={quoted(func)} can not be called: give a function, as in Task({quoted(name)}, func=extract)"
@@ -141,12 +150,16 @@ def _checked_function(name: object, func: object) -> Callable[..., Any]:
 
 
 def _references(given: object) -> tuple[Reference, ...]:
-    several = given if isinstance(given, (list, tuple, set, frozenset)) else (given,)
-    for reference in several:
+    references = several(given)
+    for reference in references:
         if not isinstance(reference, (str, Task)) and not callable(reference):
             msg = f"depends_on={quoted(reference)}: give names of tasks, tasks or their functions"
             raise rules.BadRule(msg)
-    return tuple(several)
+    return references
+
+
+def _by_parameter(option: str, given: object) -> dict[str, Any]:
+    return rules.mapping(option, given, "what arrives at each parameter, by the names of these")
 
 
 def _factories(resources: Mapping[str, Any]) -> dict[str, Callable[[], Any]]:
@@ -157,7 +170,23 @@ def _factories(resources: Mapping[str, Any]) -> dict[str, Callable[[], Any]]:
                 "before each attempt"
             )
             raise rules.BadRule(msg)
+        if missing := _required(factory):
+            msg = (
+                f"resources={{{quoted(name)}: {_shown(factory)}}}: it is called without arguments, and needs "
+                f"{', '.join(map(repr, missing))}; give them, as in functools.partial(connect, url)"
+            )
+            raise rules.BadRule(msg)
     return dict(resources)
+
+
+def _required(func: Callable[..., Any]) -> list[str]:
+    """Return the parameters without which *func* can not be called; none where it does not tell."""
+    try:
+        parameters = inspect.signature(func).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    open_ends = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [one.name for one in parameters if one.default is inspect.Parameter.empty and one.kind not in open_ends]
 
 
 def _retry(retries: object, max_retries: object) -> RetryPolicy:
@@ -182,8 +211,7 @@ def _seconds(timeout: object) -> float:
 def _pools(given: object) -> tuple[tuple[str, int], ...]:
     if isinstance(given, Mapping):
         return tuple((rules.pool_name(name), rules.whole("pool", str(name), n, least=1)) for name, n in given.items())
-    names = given if isinstance(given, (list, tuple, set, frozenset)) else (given,)
-    return tuple(dict.fromkeys((rules.pool_name(name), 1) for name in names))
+    return tuple(dict.fromkeys((rules.pool_name(name), 1) for name in several(given)))
 
 
 def _parameters(func: Callable[..., Any], *given: Mapping[str, Any]) -> tuple[str, ...]:
@@ -218,7 +246,7 @@ def _shown(func: Callable[..., Any]) -> str:
     return str(getattr(func, "__qualname__", None) or type(func).__qualname__)
 
 
-def _location(func: Any) -> Location | None:
+def location_of(func: Any) -> Location | None:
     """Where *func* was written, relative to the working directory if it lies below that."""
     while isinstance(func, partial):
         func = func.func

@@ -12,7 +12,7 @@ from pytest_flowforge.errors import GraphError, Problem, WorkflowError
 from pytest_flowforge.wording import quoted
 from pytest_flowforge.workflow.graphs import TaskGraph
 from pytest_flowforge.workflow.scheduler import Past, Scheduler
-from pytest_flowforge.workflow.tasks import NOT_IN_NAMES, Task, name_of
+from pytest_flowforge.workflow.tasks import NOT_IN_NAMES, Task, location_of, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -32,6 +32,10 @@ _F = TypeVar("_F", bound="Callable[..., Any]")
 
 #: The workflow that is being written.
 _CURRENT: ContextVar[Workflow | None] = ContextVar("pytest_flowforge_workflow", default=None)
+
+
+#: What a task takes besides its function.
+_OPTIONS = ", ".join(["name", *(name for name in Task.__init__.__kwdefaults__ or ())])
 
 
 class Workflow:
@@ -87,8 +91,8 @@ class Workflow:
             self.graph.add(Task(name, func, **others))
         except TypeError as error:
             # An option that is not there.
-            text = f"task {quoted(name)}: {str(error).removeprefix('Task.__init__() ')}"
-            raise GraphError([Problem("", text)]) from None
+            text = f"task {quoted(name)}: {str(error).removeprefix('Task.__init__() ')}; it takes {_OPTIONS}"
+            raise GraphError([Problem(str(location_of(func) or ""), text)]) from None
         return func
 
     def run(
