@@ -49,6 +49,16 @@ class Body:
         self.resources = dict(resources)
         self.is_coroutine = is_coroutine_function(func)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # What is pickled by value forgets its file, which tracebacks are to show.
+        return {**vars(self), "file": getattr(getattr(self.func, "__code__", None), "co_filename", "")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        file = state.pop("file")
+        vars(self).update(state)
+        if inspect.isfunction(self.func):
+            self.func.__code__ = self.func.__code__.replace(co_filename=file)
+
     def __call__(self, **inputs: Any) -> Any:
         """Return what the function returns; for a coroutine function, what is to be awaited."""
         if self.is_coroutine:

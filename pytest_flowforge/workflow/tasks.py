@@ -10,7 +10,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -143,6 +143,9 @@ def _checked_function(name: object, func: object) -> Callable[..., Any]:
     if isinstance(func, Task):
         msg = f"func={quoted(func.name)} is a task: give its function, as in Task({quoted(name)}, func=other.func)"
         raise rules.BadRule(msg)
+    if inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func):
+        msg = f"{_shown(func)} has a yield: a task returns its result; return a list, or make it a resource"
+        raise rules.BadRule(msg)
     if callable(func):
         return func
     msg = f"func={quoted(func)} can not be called: give a function, as in Task({quoted(name)}, func=extract)"
@@ -257,9 +260,14 @@ def location_of(func: Any) -> Location | None:
         code = getattr(vars(type(func)).get("__call__"), "__code__", None)
     if code is None:
         return None
+    return Location(_shown_file(code.co_filename), code.co_firstlineno)
+
+
+@lru_cache(maxsize=64)
+def _shown_file(path: str) -> str:
+    # Asked for each task, of which a file may have thousands.
     try:
-        path = os.path.relpath(code.co_filename)
+        shown = os.path.relpath(path)
     except (OSError, ValueError):
-        path = os.pardir
-    shown = code.co_filename if path.startswith(os.pardir) else path
-    return Location(shown, code.co_firstlineno)
+        return path
+    return path if shown.startswith(os.pardir) else shown

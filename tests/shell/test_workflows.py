@@ -284,6 +284,14 @@ def test_what_a_task_raises_ends_that_task_alone(error: BaseException, usual: di
     assert all(isinstance(one, Exception) for one in caught.value.exceptions)
 
 
+def test_a_traceback_from_another_process_has_the_file() -> None:
+    def local() -> None:
+        raise Broken
+
+    run = Scheduler(TaskGraph([Task("local", local)]), **PLACES["process"]).run()
+    assert __file__ in str(run.errors["local"].__cause__)
+
+
 # ---- resources -------------------------------------------------------------------------------------------------------
 
 
@@ -414,6 +422,7 @@ def test_a_pool_that_is_lent_is_left_alone() -> None:
         (lambda: Task("", int), "needs a name"),
         (lambda: Task("a::b", int), "needs a name"),
         (lambda: Task("a", 3), "can not be called"),  # type: ignore[arg-type]
+        (lambda: Task("a", _like_a_fixture), "has a yield"),
         (lambda: Task("a", int, when="sometimes"), "'all_success'"),
         (lambda: Task("a", int, retries=-1), "give a whole number of 0 or more"),
         (lambda: Task("a", int, retries=1, max_retries=1), "give one of them"),
