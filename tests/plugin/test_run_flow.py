@@ -45,7 +45,7 @@ FLOW = """
     def flow_alarm():
         print("alarm")
 
-    class FlowIn:
+    class FlowTree:
         def flow_class(self, prepare):
             return len(prepare), GREETING
 
@@ -81,7 +81,7 @@ def test_the_run_of_a_flow_with_a_value_for_a_task(flow: Flow) -> None:
         assert run.ok
         assert run["best"] == run["fit[2]"] == 10
         assert run["each"] == run["all"] == {"2": 4, "3": 6}
-        assert run["FlowIn::class"] == (2, "hello")
+        assert run["FlowTree::class"] == (2, "hello")
         assert run["coded::second"] == 3
         assert run.states["alarm"] is TaskState.SKIPPED
         assert run.metrics.tasks["best"].attempts[0].number == 1
@@ -98,13 +98,13 @@ def test_functions_stand_in_and_what_only_they_replaced_does_not_run(flow: Flow)
     def test_functions(run_flow):
         run = run_flow("flow_it.py", replace={
             "flow_prepare": lambda: [5], "fit": lambda k: k * 100, "each": lambda prepare: prepare + 1,
-            "FlowIn::class": lambda prepare: "stand-in", "coded::first": 41,
+            "FlowTree::class": lambda prepare: "stand-in", "coded::first": 41,
         })
         run.raise_for_failure()
         assert "extract" not in run
         assert run["best"] == 200
         assert run["all"] == {"5": 6}
-        assert run["FlowIn::class"] == "stand-in"
+        assert run["FlowTree::class"] == "stand-in"
         assert run["coded::second"] == 42
 
     def test_one_variant(run_flow):
@@ -148,7 +148,7 @@ def test_what_is_patched_is_patched_for_the_flow(flow: Flow) -> None:
 
     def test_it(run_flow, monkeypatch):
         monkeypatch.setattr(flow_it, "GREETING", "patched")
-        assert run_flow("flow_it.py", replace={"extract": [1]})["FlowIn::class"] == (1, "patched")
+        assert run_flow("flow_it.py", replace={"extract": [1]})["FlowTree::class"] == (1, "patched")
         assert run_flow(flow_it.coded, replace={"first": 1})["second"] == 2
     """,
     )
