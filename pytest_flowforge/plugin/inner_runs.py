@@ -73,6 +73,9 @@ class RunFlow:
         inner = InnerRun(path.stem, replace or {})
         with _outer_things_aside(), _as_it_is_now(path):
             status = pytest.main([*self._arguments(path), *args], plugins=[inner])
+        if inner.interrupted is not None:
+            # It was meant for the whole session.
+            raise inner.interrupted
         if inner.problems:
             raise GraphError(inner.problems)
         if not inner.began:
@@ -113,6 +116,7 @@ class InnerRun(Observer):
         self.name = name
         self.began = False
         self.problems: tuple[Problem, ...] = ()
+        self.interrupted: KeyboardInterrupt | None = None
         self._stand_ins = StandIns(replaced)
         self._events: list[Event] = []
         self._graph = TaskGraph.build(())
@@ -130,6 +134,12 @@ class InnerRun(Observer):
         if call.excinfo is not None:
             self._errors[TaskId(item.nodeid)] = call.excinfo.value
         return (yield)
+
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        error = excinfo.value
+        # pytest ends a session that it stops by itself in the same way.
+        if isinstance(error, KeyboardInterrupt) and not isinstance(error, pytest.Session.Interrupted):
+            self.interrupted = error
 
     def refuse(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)

@@ -84,8 +84,10 @@ OBSERVER: pytest.StashKey[Observer] = pytest.StashKey()
 
 def _names_of(entry: Entry) -> tuple[str, ...]:
     home = entry.home
-    names = (entry.name, home.label, home.name, home.function)
-    return (*names, entry.id, f"{entry.id.partition('::')[0]}::{home.label}")
+    file = entry.id.partition("::")[0]
+    names = (entry.name, home.label, home.name, home.function, entry.id, f"{file}::{home.label}")
+    # Most have the same name in several ways.
+    return tuple(dict.fromkeys(names))
 
 
 def _stand_in(item: pytest.Function, by: Any) -> pytest.Function:

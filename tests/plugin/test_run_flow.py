@@ -219,3 +219,27 @@ def test_the_time_out_of_the_test_goes_on_after_the_run(flow: Flow) -> None:
     )
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*Timeout*"])
+
+
+def test_ctrl_c_within_the_run_is_one_for_the_session(flow: Flow) -> None:
+    result = _outer(
+        flow,
+        """
+    import os, signal, time
+
+    def test_it(run_flow):
+        def interrupted():
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(60)
+
+        run_flow("flow_it.py", replace={"extract": interrupted})
+
+    def test_other():
+        pass
+    """,
+        "-p",
+        "no:randomly",
+    )
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    assert result.parseoutcomes().get("passed", 0) == 0
+    result.stdout.fnmatch_lines(["*KeyboardInterrupt*"])
