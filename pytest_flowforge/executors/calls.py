@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 
 from pytest_flowforge import measuring
+from pytest_flowforge.awaiting import run_to_its_end
 from pytest_flowforge.failures import Stranger, capped, qualified_members, qualified_mro, safe_text, shortened
 from pytest_flowforge.starts import START
 
@@ -97,7 +98,7 @@ def perform(call: bytes, tell: tuple[str, int] | None = None) -> bytes:
             _filter_warnings(filters)
             try:
                 value = function(**arguments)
-                came.value = _run_to_its_end(value) if inspect.iscoroutine(value) else value
+                came.value = run_to_its_end(value) if inspect.iscoroutine(value) else value
             finally:
                 # Before anything else: with what a task has set there may be no room for any call.
                 sys.setrecursionlimit(deepest)
@@ -198,16 +199,6 @@ def _packed_in_parts(came: Returned, error: BaseException) -> bytes:
     line = f"{type(error).__name__}: {capped(safe_text(error))}"
     came.error = Stranger(line, qualified_mro(error), qualified_members(error))
     return cloudpickle.dumps(came)  # type: ignore[no-any-return]
-
-
-def _run_to_its_end(awaitable: Any) -> Any:
-    # Most calls are no coroutines and need not pay for a library that is large.
-    import asyncio  # noqa: PLC0415
-
-    async def result() -> Any:
-        return await awaitable
-
-    return asyncio.run(result())
 
 
 class _Gatherer(logging.Handler):

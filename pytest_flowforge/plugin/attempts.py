@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_flowforge.awaiting import run_to_its_end
 from pytest_flowforge.failures import capped, shortened
 from pytest_flowforge.plugin.bodies import Body
-from pytest_flowforge.plugin.coroutines import CALLED_BY_US, Caught, run_to_its_end
+from pytest_flowforge.plugin.coroutines import CALLED_BY_US, Caught
 from pytest_flowforge.plugin.guard import Surroundings
 from pytest_flowforge.plugin.limits import NOBODY, TimeLimits
 from pytest_flowforge.plugin.outcomes import Attempt

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pytest_flowforge import measuring
+from pytest_flowforge.awaiting import run_to_its_end
 from pytest_flowforge.core.model import Measures, Outcome, Success
 from pytest_flowforge.plugin.attribution import Output, writing_to
-from pytest_flowforge.plugin.coroutines import run_to_its_end
 from pytest_flowforge.plugin.guard import FORKED
 
 if TYPE_CHECKING:

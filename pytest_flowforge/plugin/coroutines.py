@@ -18,7 +18,7 @@ from pytest_flowforge.plugin.items import FlowFunction
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["CALLED_BY_US", "Caught", "run_to_its_end"]
+__all__ = ["CALLED_BY_US", "Caught"]
 
 #: pytest's own kind of item, before and after it was adopted.
 CALLED_BY_US = (pytest.Function, FlowFunction)
@@ -59,14 +59,3 @@ class Caught:
             return value
 
         return caught
-
-
-def run_to_its_end(awaitable: Any) -> Any:
-    """The result of *awaitable*, on an event loop of its own."""
-    # Most flows have no coroutine and need not pay for a library that is large.
-    import asyncio  # noqa: PLC0415
-
-    async def result() -> Any:
-        return await awaitable
-
-    return asyncio.run(result())

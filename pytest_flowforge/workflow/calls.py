@@ -19,6 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_flowforge import measuring
+from pytest_flowforge.awaiting import run_to_its_end
 from pytest_flowforge.core.model import Failure, FailureKind, Measures, Outcome, Skipped, Success
 from pytest_flowforge.errors import SkipTask, WorkflowError
 from pytest_flowforge.executors.calls import Returned, pack, perform, unpack
@@ -176,30 +177,6 @@ def is_coroutine_function(func: Any) -> bool:
     while isinstance(func, partial):
         func = func.func
     return inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(vars(type(func)).get("__call__"))
-
-
-def run_to_its_end(coroutine: Any) -> Any:
-    """Return the result of *coroutine*, whether or not an event loop runs on this thread."""
-    # Most tasks are no coroutines and need not pay for a library that is large.
-    import asyncio  # noqa: PLC0415
-
-    if asyncio._get_running_loop() is None:  # noqa: SLF001 - the public question is an exception
-        return asyncio.run(coroutine)
-    ended: list[Any] = []
-
-    def run() -> None:
-        try:
-            ended.append((asyncio.run(coroutine), None))
-        except BaseException as error:  # noqa: BLE001 - it is raised on the thread that waits
-            ended.append((None, error))
-
-    thread = threading.Thread(target=run, name="flowforge-coroutine", daemon=True)
-    thread.start()
-    thread.join()
-    value, error = ended[0]
-    if error is not None:
-        raise error
-    return value
 
 
 def _outcome_of(error: BaseException) -> Outcome:
