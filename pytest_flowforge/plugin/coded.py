@@ -35,7 +35,7 @@ class WorkflowNode(pytest.Collector):
     def collect(self) -> Iterable[pytest.Item]:
         for task in self.workflow.graph:
             item = pytest.Function.from_parent(self, name=task.name, callobj=_function_of(task, self.workflow))
-            for mark in _marks_of(task):
+            for mark in _marks_of(task, self.workflow):
                 item.add_marker(mark)
             yield item
 
@@ -43,13 +43,17 @@ class WorkflowNode(pytest.Collector):
 def _function_of(task: Task, workflow: Workflow) -> Callable[..., Any]:
     """Return a function that asks for what *task* asks of others, by name, and brings along the rest."""
     body = Body(task.func, task.resources)
-    given = {name: value for name, value in task.arguments.items() if workflow.graph.meant_by(value) is None}
+    meant = {name: workflow.graph.meant_by(value) for name, value in task.arguments.items()}
+    given = {name: task.arguments[name] for name, upstream in meant.items() if upstream is None}
     function = (_awaited if body.is_coroutine else _called)(body, given)
     if inspect.isfunction(task.func):
         functools.update_wrapper(function, task.func)
     asked = [name for name in task.parameters if name not in given and name not in task.resources]
     parameters = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in asked]
-    vars(function).update(__signature__=inspect.Signature(parameters), flowforge_task=task)
+    handed = {name: upstream for name, upstream in meant.items() if upstream is not None}
+    vars(function).update(
+        __signature__=inspect.Signature(parameters), flowforge_task=task, flowforge_given=given, flowforge_handed=handed
+    )
     function.__name__ = task.name
     return function
 
@@ -76,10 +80,12 @@ def _awaited(body: Body, given: dict[str, Any]) -> Callable[..., Any]:
     return call
 
 
-def _marks_of(task: Task) -> Iterator[pytest.MarkDecorator]:
+def _marks_of(task: Task, workflow: Workflow) -> Iterator[pytest.MarkDecorator]:
     mark = pytest.mark
     if task.depends_on or task.when is not Trigger.ALL_SUCCESS:
-        yield mark.depends_on.with_args(*task.depends_on, when=task.when.value)
+        # The workflow knows best what it means: a bound method is another object each time that somebody asks for it.
+        upstreams = (workflow.graph.meant_by(reference) or reference for reference in task.depends_on)
+        yield mark.depends_on.with_args(*upstreams, when=task.when.value)
     if task.retry.max_retries:
         yield mark.retry.with_args(task.retry)
     if task.timeout is not None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from pytest_flowforge.core.joining import Joiner, Variant
 
@@ -24,12 +25,16 @@ def task_id(item: pytest.Item) -> TaskId:
     return item.nodeid  # type: ignore[return-value]
 
 
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
 @dataclass(slots=True, eq=False)
 class TaskFunction:
     """A function that is a task, or several when it is parametrized.
 
     ``owner`` is the class it is a method of (``FlowTrain``), or the workflow it belongs to, or empty; ``name`` the
-    function's name without the prefix that makes it a task. ``declared`` is the task in code that it is, if it is one.
+    function's name without the prefix that makes it a task. ``declared`` is the task in code that it is, if it is one;
+    ``handed`` has the tasks whose results that hands to parameters of other names, and ``given`` the values it does.
     """
 
     path: Path
@@ -38,6 +43,8 @@ class TaskFunction:
     name: str
     location: Location
     declared: Task | None = None
+    handed: Mapping[str, Task] = field(default_factory=lambda: _NOTHING)
+    given: Mapping[str, object] = field(default_factory=lambda: _NOTHING)
     entries: list[Entry] = field(default_factory=list)
     _joiner: Joiner | None = None
     #: Made when it is asked for: most functions are one task, and there may be very many.

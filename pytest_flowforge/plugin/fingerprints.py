@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from pytest_flowforge.plugin.entries import Entry, TaskFunction
     from pytest_flowforge.plugin.graphing import Blueprint
     from pytest_flowforge.plugin.marks import CacheRule
-    from pytest_flowforge.workflow import Task
 
 __all__ = ["Fingerprints", "digest_of_graph"]
 
@@ -81,7 +80,7 @@ class Fingerprints:
         code = self._codes.get(entry.home)
         if code is None:
             code = self._codes[entry.home] = self._code(entry)
-        params = entry.params if entry.home.declared is None else _given(entry.home.declared)
+        params = entry.params or entry.home.given
         shown = tuple((name, quoted(value)[:_LONGEST_SHOWN]) for name, value in params.items()) if params else ()
         fingerprint = Fingerprint(code, parameter_digest(params), self._extra(entry), shown)
         return fingerprint if entry.instance_of is None else self.of_instance(entry.id, fingerprint)
@@ -122,11 +121,6 @@ class Fingerprints:
             name = f"fingerprint {number}" if number else "fingerprint"
             named = answer if isinstance(answer, dict) else {name: answer}
             yield from ((str(name), value_digest(value)) for name, value in named.items())
-
-
-def _given(task: Task) -> Mapping[str, object]:
-    """The values that a workflow in code hands to *task*: those that are no results."""
-    return {name: value for name, value in task.arguments.items() if not callable(value)}
 
 
 _INPUT = "input "

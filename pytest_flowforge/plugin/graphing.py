@@ -140,8 +140,8 @@ def _links(home: TaskFunction, directory: Directory, blueprint: Blueprint) -> _L
 
 def _given(name: str, home: TaskFunction, directory: Directory) -> TaskFunction | None:
     """The task whose result a workflow in code hands to the parameter *name*, where it says so."""
-    given = None if home.declared is None else home.declared.arguments.get(name)
-    return directory.resolve(given, home)[0] if callable(given) else None
+    given = home.handed.get(name)
+    return None if given is None else directory.resolve(given, home)[0]
 
 
 def _link(links: _Links, name: str, task: TaskFunction, view: FixtureView) -> None:

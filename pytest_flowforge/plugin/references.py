@@ -186,6 +186,7 @@ class Directory:
         declared: Task | None = getattr(item.obj, "flowforge_task", None)
         home = TaskFunction(item.path, owner, item.originalname, name, Location(shown, line), declared)
         if declared is not None:
+            home.handed, home.given = item.obj.flowforge_handed, item.obj.flowforge_given
             self._in_code[id(declared)] = home
             self._in_code.setdefault(id(declared.func), home)
         return home

@@ -67,7 +67,8 @@ def place_of(choice: ExecutorChoice, workers: int | None, clock: ports.Clock, in
             raise WorkflowError(msg)
         return Here(clock, interrupts)
     if choice == "thread":
-        return InPool(partial(Hands, workers or min(_MOST_THREADS, cores + 4)), clock, near=True)
+        threads = workers or min(_MOST_THREADS, cores + 4)
+        return InPool(partial(Hands, threads), clock, threads, near=True)
     if choice == "process":
         _refuse_children()
         return InPool(partial(_processes, workers or cores), clock, workers or cores)
@@ -225,11 +226,7 @@ class InPool:
     #: Seconds that tasks have to end when the run is interrupted; nobody can stop a thread.
     grace = 2.0
 
-    def __init__(
-        self, make_pool: Callable[[], Pool], clock: ports.Clock, slots: int | None = None, *, near: bool = False
-    ) -> None:
-        if slots is None:
-            slots = int(make_pool.args[0])  # type: ignore[attr-defined]  # as place_of() has made it
+    def __init__(self, make_pool: Callable[[], Pool], clock: ports.Clock, slots: int, *, near: bool = False) -> None:
         self.takes_coroutines = near
         self._calls = FuturesExecutor(
             make_pool,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from pytest_flowforge.errors import GraphError, Problem, UnknownTask
@@ -63,17 +64,11 @@ def _stand_in(task: Task, by: Any) -> Task:
 
 
 def _copy(task: Task, **changes: Any) -> Task:
-    facts: dict[str, Any] = {
-        "func": task.func,
-        "depends_on": task.depends_on,
-        "arguments": task.arguments,
-        "resources": task.resources,
-        "when": task.when,
-        "retries": task.retry,
-        "timeout": task.timeout,
-        "pool": dict(task.pools),
-        "exclusive": task.exclusive,
-        "priority": task.priority,
-        "idempotent": task.idempotent,
-    }
-    return Task(task.name, **{**facts, **changes})
+    facts: dict[str, Any] = {one.name: getattr(task, one.name) for one in fields(task) if one.name not in _WORKED_OUT}
+    # These are asked for under other names.
+    facts["retries"], facts["pool"] = facts.pop("retry"), dict(facts.pop("pools"))
+    return Task(**{**facts, **changes})
+
+
+#: What a task finds out by itself.
+_WORKED_OUT = ("location", "parameters")

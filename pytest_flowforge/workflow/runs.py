@@ -11,7 +11,7 @@ from pytest_flowforge.core.graph import TaskGraph
 from pytest_flowforge.core.metrics import Metrics
 from pytest_flowforge.core.states import SUCCEEDED, TaskState
 from pytest_flowforge.errors import TaskFailed, UnknownTask
-from pytest_flowforge.wording import quoted
+from pytest_flowforge.wording import plural, quoted
 
 if sys.version_info < (3, 11):
     # pytest itself depends on the backport there.
@@ -110,8 +110,7 @@ class Run:
             errors = [TaskFailed(self._line(name)) for name in names]
         behind = f", {blocked} blocked" if blocked else ""
         of = f" of {self.name}" if self.name else ""
-        count = len(self.summary.failed)
-        msg = f"{count} {'task' if count == 1 else 'tasks'}{of} failed{behind}"
+        msg = f"{plural(len(self.summary.failed), 'task')}{of} failed{behind}"
         raise ExceptionGroup(msg, errors)
 
     def _raisable(self, name: TaskId) -> Exception:

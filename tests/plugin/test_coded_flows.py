@@ -181,6 +181,32 @@ def test_a_workflow_is_collected_in_the_file_that_made_it(flow: Flow) -> None:
     result.assert_outcomes(passed=2)
 
 
+def test_methods_are_tasks_and_edges(flow: Flow) -> None:
+    source = """
+        from pytest_flowforge import Workflow
+
+        class Api:
+            def get(self):
+                return 1
+
+            def use(self, data, change):
+                return change(data)
+
+        api = Api()
+        wf = Workflow("wf")
+        wf.task(name="get")(api.get)
+        wf.task(name="use", arguments={"data": api.get, "change": str})(api.use)
+        wf.task(name="after", depends_on=[api.use])(lambda upstream: upstream)
+
+        def flow_check(after):
+            assert after == {"use": "1"}
+    """
+    assert flow(source).ret == _OK
+    result = flow(source.replace('"change": str', '"change": repr'), "-v", "--ff-resume")
+    assert _ends(result)["wf::get"] == "REUSED"
+    assert _ends(result)["wf::use"] == "PASSED", "a function that is just a value counts, too"
+
+
 @pytest.mark.parametrize(
     ("source", "said"),
     [
