@@ -181,6 +181,34 @@ def test_a_workflow_is_collected_in_the_file_that_made_it(flow: Flow) -> None:
     result.assert_outcomes(passed=2)
 
 
+def test_what_holds_for_its_tasks_are_marks(flow: Flow) -> None:
+    files = {
+        "flow_it.py": """
+            from pytest_flowforge import Workflow, task
+            with Workflow("wf", pools={"gpu": 2}) as wf:
+                task(
+                    name="one", retries=2, timeout=30, pool={"gpu": 2}, exclusive=True, priority=3, idempotent=False,
+                    when="all_done",
+                )(int)
+                task(name="plain")(int)
+        """,
+        "conftest.py": """
+            def pytest_collection_finish(session):
+                for item in session.items:
+                    marks = sorted(item.iter_markers(), key=lambda mark: mark.name)
+                    facts = [(mark.name, mark.args and getattr(mark.args[0], "max_retries", mark.args[0]), mark.kwargs)
+                             for mark in marks]
+                    print(item.name, facts)
+        """,
+    }
+    result = flow(files, "--collect-only", "-q", "-s")
+    marks = (
+        "('depends_on', (), {'when': 'all_done'}), ('exclusive', (), {}), ('idempotent', False, {}), "
+        "('pool', (), {'gpu': 2}), ('priority', 3, {}), ('retry', 2, {}), ('timeout', 30.0, {})"
+    )
+    result.stdout.fnmatch_lines_random([f"one [[]{marks}]", "plain [[]]"])
+
+
 def test_methods_are_tasks_and_edges(flow: Flow) -> None:
     source = """
         from pytest_flowforge import Workflow

@@ -407,6 +407,39 @@ def test_pools_and_exclusive_tasks_are_respected() -> None:
     assert all(names == ("alone",) for names in seen if "alone" in names)
 
 
+def _order_of(run_with: Scheduler) -> list[str]:
+    """The tasks of a run in the order in which they ended."""
+    ended = sorted(run_with.run().metrics.tasks.values(), key=lambda one: one.attempts[-1].ended_at)
+    return [one.task for one in ended]
+
+
+def test_what_has_priority_starts_first(usual: dict[str, Any]) -> None:
+    graph = TaskGraph([Task("first", int), Task("urgent", int, priority=1), Task("last", int, priority=-1)])
+    options = {**usual, "workers": 1} if usual else usual
+    assert _order_of(Scheduler(graph, **options)) == ["urgent", "first", "last"]
+
+
+def test_what_took_long_before_starts_first(tmp_path: Path) -> None:
+    graph = TaskGraph([Task("short", int), Task("long", partial(time.sleep, 0.1))])
+    for checkpoint in (None, tmp_path / "runs"):
+        with_memory = Scheduler(graph, executor="thread", workers=1, checkpoint=checkpoint)
+        assert _order_of(with_memory) == ["short", "long"]
+        assert _order_of(with_memory) == ["long", "short"]
+
+
+def test_the_same_seed_makes_the_same_waits() -> None:
+    def waits(seed: str) -> list[float]:
+        events: list[Any] = []
+        bad = Task("bad", _broken, arguments={"number": 1}, retries=retry(2, delay=0.001, jitter=1.0))
+        Scheduler(TaskGraph([bad]), seed=seed, events=events.append).run()
+        moves = [event for event in events if isinstance(event, TaskMoved) and event.resume_at is not None]
+        return [round(move.resume_at - move.at, 9) for move in moves if move.resume_at is not None]
+
+    assert len(waits("one")) == 2
+    assert waits("one") == pytest.approx(waits("one"), abs=1e-6)
+    assert waits("one") != pytest.approx(waits("other"), abs=1e-6)
+
+
 def test_a_pool_that_is_lent_is_left_alone() -> None:
     with ThreadPoolExecutor(2) as pool:
         assert _etl().run(executor=pool).ok
@@ -606,6 +639,15 @@ def test_resume_runs_what_did_not_succeed(kept: str, usual: dict[str, Any], tmp_
     assert run["third"] == 3
     assert calls() == {"first": 1, "second": 2, "third": 1}
     assert counted.run(**options).summary.counts[TaskState.SUCCESS] == 3, "without resume all of it runs"
+
+
+def test_what_must_not_run_twice_is_refused_when_in_doubt(usual: dict[str, Any]) -> None:
+    charge = Task("charge", partial(time.sleep, 30), timeout=0.2, idempotent=False)
+    scheduler = Scheduler(TaskGraph([charge, Task("after", int, depends_on=charge)]), **usual)
+    assert scheduler.run().states["charge"] is TaskState.TIMED_OUT
+    run = scheduler.run(resume=True)
+    assert set(run.states.values()) == {TaskState.BLOCKED}
+    assert "not idempotent" in run.reasons["charge"]  # type: ignore[index]
 
 
 def test_a_changed_function_runs_again(tmp_path: Path) -> None:
