@@ -6,6 +6,7 @@ import functools
 import gc
 import os
 import pickle
+import re
 import shutil
 import sys
 import threading
@@ -927,7 +928,8 @@ def test_anything_has_a_digest(odd: Any) -> None:
         told = CodePrinter(roots).digest(odd)
         assert len(told.value) == 32
         assert CodePrinter(roots).digest(odd) == told
-        assert all("0x" not in key for key in told.parts)
+        # An address would be another one in the next process. (The folder of the tests may have any name.)
+        assert not any(re.search(r"\bat 0x[0-9a-f]+", key) for key in told.parts)
 
 
 def test_objects_with_other_attributes_differ() -> None:
