@@ -18,6 +18,7 @@ import time
 import traceback
 import warnings
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from pytest_flowforge.core.model import Measures
 
-__all__ = ["Returned", "pack", "perform", "unpack"]
+__all__ = ["Returned", "made", "pack", "packed", "perform", "unpack"]
 
 
 @dataclass(slots=True)
@@ -79,6 +80,11 @@ def perform(call: bytes, tell: tuple[str, int] | None = None) -> bytes:
     """
     if tell is not None:
         _tell_start(*tell)
+    return packed(made(call))
+
+
+def made(call: bytes, inputs: Mapping[str, Any] = MappingProxyType({})) -> Returned:
+    """Make the call that :func:`pack` has packed, with *inputs* besides; return what it came to."""
     function, arguments, file, filters, home = cloudpickle.loads(call)
     with contextlib.suppress(AttributeError):
         function.__code__ = function.__code__.replace(co_filename=file)
@@ -97,7 +103,7 @@ def perform(call: bytes, tell: tuple[str, int] | None = None) -> bytes:
         ):
             _filter_warnings(filters)
             try:
-                value = function(**arguments)
+                value = function(**arguments, **inputs)
                 came.value = run_to_its_end(value) if inspect.iscoroutine(value) else value
             finally:
                 # Before anything else: with what a task has set there may be no room for any call.
@@ -117,7 +123,7 @@ def perform(call: bytes, tell: tuple[str, int] | None = None) -> bytes:
     came.measures = measure()
     came.stdout, came.stderr = stdout.getvalue(), stderr.getvalue()
     came.warnings = [(str(one.message), one.category, one.filename, one.lineno) for one in caught]
-    return _packed(came)
+    return came
 
 
 def _measuring(home: int) -> Callable[[], Measures]:
@@ -171,7 +177,8 @@ def _assembled(cls: type[BaseException], args: tuple[Any, ...], attributes: dict
     return error
 
 
-def _packed(came: Returned) -> bytes:
+def packed(came: Returned) -> bytes:
+    """Return *came* as bytes; where something in it can not travel, that is said in its place."""
     try:
         data: bytes = cloudpickle.dumps(came)
         if came.error is not None:
@@ -181,7 +188,7 @@ def _packed(came: Returned) -> bytes:
         if came.error is None:
             came.value, came.error, came.unsendable = None, wrong, True
             came.trace = "".join(traceback.format_exception_only(wrong))
-            return _packed(came)
+            return packed(came)
         return _packed_in_parts(came, came.error)
     return data
 

@@ -42,6 +42,9 @@ _LOOK = 1.0
 _FAREWELL = 5.0
 
 
+_DROPPED = "its executor has dropped it"
+
+
 def _as_it_is(job: ports.Job) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     return partial(job.call, **job.inputs), ()
 
@@ -263,7 +266,7 @@ class FuturesExecutor(ports.Executor):
             error = flight.future.exception()
         except CancelledError:
             # Not by us: those are not in flight any more.
-            return Lost("its executor has dropped it"), None
+            return Lost(_DROPPED), None
         if isinstance(error, BrokenExecutor) and (flight.pool is not self._pool or _is_broken(flight.pool)):
             self._replace(flight.pool, error)
             return Lost(_why(error)), None
@@ -275,7 +278,7 @@ class FuturesExecutor(ports.Executor):
             except (Exception, SystemExit) as undecodable:  # noqa: BLE001 - a result that nobody can read is its failure
                 return failure_of(undecodable), None
         if isinstance(error, CancelledError):
-            return Lost("its executor has dropped it"), None
+            return Lost(str(error) or _DROPPED), None
         if isinstance(error, Exception) and not isinstance(error, self._fatal):
             return failure_of(error), None
         del self._flying[flight.job.task, flight.job.attempt]

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from pytest_flowforge.plugin.options import Options
 
-__all__ = ["LOCAL", "PROCESS", "THREAD", "Choice", "choose"]
+__all__ = ["DASK", "LOCAL", "PROCESS", "THREAD", "Choice", "choose"]
 
-LOCAL, THREAD, PROCESS = "local", "thread", "process"
+LOCAL, THREAD, PROCESS, DASK = "local", "thread", "process", "dask"
 
 #: Ways in which xdist distributes tests that say nothing about which task goes where.
 _WAYS = ("load", "worksteal")

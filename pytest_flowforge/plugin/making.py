@@ -11,12 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pytest
 
 from pytest_flowforge.failures import one_line
 from pytest_flowforge.hands import Hands
-from pytest_flowforge.plugin.choosing import PROCESS, THREAD
+from pytest_flowforge.plugin.choosing import DASK, PROCESS, THREAD
 from pytest_flowforge.plugin.pools import PoolBackend, as_it_came, body_of
 from pytest_flowforge.plugin.processes import ProcessBackend
 from pytest_flowforge.plugin.travelling import answer_of, order_of, travel_by_value
@@ -43,12 +44,22 @@ def backend_maker(config: pytest.Config, choice: Choice) -> Callable[[Work], Bac
         return partial(ProcessBackend, workers=workers)
     if choice.name == THREAD:
         return partial(_in_threads, partial(Hands, choice.workers), choice.workers)
+    if choice.name == DASK:
+        from pytest_flowforge.plugin.cluster import ClusterBackend, pool_maker  # noqa: PLC0415 - an extra
+
+        make = pool_maker(uuid4().hex[:8], choice.workers, str(config.getoption("ff_dask_address") or ""))
+        return partial(_on_cluster, ClusterBackend, make, choice.workers)
     make_pool = _pool_maker(config, choice)
     return partial(_in_pool, make_pool, choice.workers)
 
 
 def _in_threads(make_pool: Callable[[], Pool], workers: int, work: Work) -> Backend:
     return PoolBackend(work, make_pool, workers, prepare=body_of, decode=as_it_came)
+
+
+def _on_cluster(backend: Any, make_pool: Callable[[], Pool], workers: int, work: Work) -> Backend:
+    travel_by_value(work.entries.values())
+    return backend(work, make_pool, workers)  # type: ignore[no-any-return]
 
 
 def _in_pool(make_pool: Callable[[], Pool], workers: int, work: Work) -> Backend:

@@ -39,6 +39,7 @@ _MARKS = (
 _ONLY_FOR_FLOWS = (
     "ff-executor",
     "ff-workers",
+    "ff-dask-address",
     "ff-list",
     "ff-validate",
     "ff-dry-run",
@@ -151,6 +152,11 @@ def add_options(parser: pytest.Parser) -> None:
         "of pytest-xdist (as -n N); or package.module:factory, which makes a concurrent.futures.Executor.",
     )
     add("--ff-workers", metavar="N", help="How many tasks run at a time: a number, or auto.")
+    add(
+        "--ff-dask-address",
+        metavar="ADDRESS",
+        help="With --ff-executor dask: the scheduler of a running cluster, as tcp://HOST:PORT.",
+    )
     add("--ff-list", action="store_true", help="List the tasks in an order they can run in; run nothing.")
     add(
         "--ff-validate",

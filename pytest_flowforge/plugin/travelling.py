@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pytest_flowforge.plugin.entries import Entry
     from pytest_flowforge.ports import Job
 
-__all__ = ["answer_of", "order_of", "travel_by_value"]
+__all__ = ["answer_of", "order_of", "taken_in", "travel_by_value"]
 
 
 def travel_by_value(entries: Iterable[Entry]) -> None:
@@ -44,7 +44,12 @@ def answer_of(job: Job, payload: Any) -> tuple[Outcome, Any]:
     body = getattr(job.call, "__self__", None)
     if not isinstance(body, Body):
         return job.call()
-    came = unpack(payload)
+    taken_in(body, unpack(payload))
+    return Success(), body
+
+
+def taken_in(body: Body, came: Returned) -> None:
+    """Let *body*, whose call was made elsewhere, be what that came to."""
     body.value, body.error, body.trace = came.value, _error(came), came.trace
     body.start, body.seconds, body.measures = came.start, came.seconds, came.measures
     body.output.stdout.write(came.stdout)
@@ -52,7 +57,6 @@ def answer_of(job: Job, payload: Any) -> tuple[Outcome, Any]:
     body.output.records.extend(came.records)
     for text, category, filename, line in came.warnings:
         body.output.warnings.append(warnings.WarningMessage(category(text), category, filename, line))
-    return Success(), body
 
 
 def _error(came: Returned) -> BaseException | None:
