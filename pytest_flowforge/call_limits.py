@@ -94,6 +94,10 @@ class CallLimits:
         since = now if since is None else since
         self._set(key, _Limit(seconds, since, now, now, time.time(), call, self._starts))
 
+    def __contains__(self, key: Key) -> bool:
+        """Whether the call has a limit."""
+        return key in self._limits
+
     def pop(self, key: Key) -> _Limit | None:
         """Forget the call, and return its limit if it had one."""
         return self._limits.pop(key, None)

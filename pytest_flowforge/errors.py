@@ -13,6 +13,7 @@ Every one of them names the thing, the rule and the way out::
     │   ├── CheckpointLocked      another run uses it
     │   ├── CheckpointUnsafe      others can write it, or something else stands in its place
     │   └── CheckpointUnwritable  the disk is full, broken or read-only
+    ├── ClusterError          a cluster can not be reached, or can not make our calls
     ├── SkipTask              a task says that there is nothing to do
     ├── TaskFailed            a task did not succeed, and there is no exception of its own that could say so
     ├── WorkflowError         a workflow in code was asked for something that can not be done
@@ -38,6 +39,7 @@ __all__ = [
     "CheckpointUnsafe",
     "CheckpointUnwritable",
     "CheckpointVersion",
+    "ClusterError",
     "FlowforgeError",
     "GraphError",
     "IllegalMove",
@@ -87,6 +89,10 @@ class GraphError(FlowforgeError):
 
 class SelectionError(FlowforgeError):
     """A selection expression that can not be read or that names nothing."""
+
+
+class ClusterError(FlowforgeError):
+    """A Dask cluster can not be reached or started, or its workers can not make our calls."""
 
 
 class SkipTask(FlowforgeError):

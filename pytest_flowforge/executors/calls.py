@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import io
 import logging
 import os
 import re
@@ -26,14 +25,16 @@ import cloudpickle
 from pytest_flowforge import measuring
 from pytest_flowforge.awaiting import run_to_its_end
 from pytest_flowforge.failures import Stranger, capped, qualified_members, qualified_mro, safe_text, shortened
-from pytest_flowforge.starts import START
+from pytest_flowforge.starts import tell_start
+from pytest_flowforge.writers import Output, writing_to
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from pytest_flowforge.core.model import Measures
 
-__all__ = ["Returned", "made", "pack", "packed", "perform", "unpack"]
+__all__ = ["Returned", "gathering_its_own", "made", "pack", "packed", "perform", "unpack"]
 
 
 @dataclass(slots=True)
@@ -79,29 +80,29 @@ def perform(call: bytes, tell: tuple[str, int] | None = None) -> bytes:
     ``tell`` is a file, and the place in it where to write when the call begins, if that can be opened here.
     """
     if tell is not None:
-        _tell_start(*tell)
+        tell_start(*tell)
     return packed(made(call))
 
 
-def made(call: bytes, inputs: Mapping[str, Any] = MappingProxyType({})) -> Returned:
-    """Make the call that :func:`pack` has packed, with *inputs* besides; return what it came to."""
+def made(
+    call: bytes,
+    inputs: Mapping[str, Any] = MappingProxyType({}),
+    gathering: Callable[[Sequence[Any]], AbstractContextManager[Output]] | None = None,
+) -> Returned:
+    """Make the call that :func:`pack` has packed, with *inputs* besides; return what it came to.
+
+    ``gathering(filters)`` gathers what is written meanwhile; by default that is all that this process writes.
+    """
     function, arguments, file, filters, home = cloudpickle.loads(call)
     with contextlib.suppress(AttributeError):
         function.__code__ = function.__code__.replace(co_filename=file)
     came = Returned(start=time.time())
-    stdout, stderr, handler = io.StringIO(), io.StringIO(), _Gatherer(came.records)
-    root = logging.getLogger()
-    root.addHandler(handler)
     measure = _measuring(home)
     begin = time.perf_counter()
     deepest = sys.getrecursionlimit()
+    output = Output()
     try:
-        with (
-            warnings.catch_warnings(record=True) as caught,
-            contextlib.redirect_stdout(stdout),
-            contextlib.redirect_stderr(stderr),
-        ):
-            _filter_warnings(filters)
+        with (gathering or _gathering_all)(filters) as output:
             try:
                 value = function(**arguments, **inputs)
                 came.value = run_to_its_end(value) if inspect.iscoroutine(value) else value
@@ -117,13 +118,38 @@ def made(call: bytes, inputs: Mapping[str, Any] = MappingProxyType({})) -> Retur
         # The first frame is this one.
         shown = shortened(error.with_traceback(error.__traceback__.tb_next if error.__traceback__ else None))
         came.trace = capped("".join(traceback.format_exception(shown)))
-    finally:
-        root.removeHandler(handler)
     came.seconds = time.perf_counter() - begin
     came.measures = measure()
-    came.stdout, came.stderr = stdout.getvalue(), stderr.getvalue()
-    came.warnings = [(str(one.message), one.category, one.filename, one.lineno) for one in caught]
+    came.stdout, came.stderr = output.stdout.getvalue(), output.stderr.getvalue()
+    came.records = [_sendable(record) for record in output.records]
+    came.warnings = [(str(one.message), one.category, one.filename, one.lineno) for one in output.warnings]
     return came
+
+
+@contextlib.contextmanager
+def _gathering_all(filters: Sequence[Any]) -> Iterator[Output]:
+    output = Output()
+    handler = _Gatherer(output.records)
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        with (
+            warnings.catch_warnings(record=True) as output.warnings,
+            contextlib.redirect_stdout(output.stdout),
+            contextlib.redirect_stderr(output.stderr),
+        ):
+            _filter_warnings(filters)
+            yield output
+    finally:
+        root.removeHandler(handler)
+
+
+@contextlib.contextmanager
+def gathering_its_own(filters: Sequence[Any]) -> Iterator[Output]:
+    """Gather what the call writes that is made here, beside others in this process (:func:`.writers.tell_apart`)."""
+    output = Output(filters=filters)
+    with writing_to(output):
+        yield output
 
 
 def _measuring(home: int) -> Callable[[], Measures]:
@@ -138,16 +164,6 @@ def _measuring(home: int) -> Callable[[], Measures]:
     # Interpreters and threads of one process.
     used, thread = measuring.of_thread(), threading.current_thread().name
     return lambda: measuring.thread_since(used, thread)
-
-
-def _tell_start(file: str, place: int) -> None:
-    # On another machine it is not there, and somebody guesses.
-    with contextlib.suppress(OSError):
-        opened = os.open(file, os.O_WRONLY)
-        try:
-            os.pwrite(opened, START.pack(time.monotonic()), place)
-        finally:
-            os.close(opened)
 
 
 def _filter_warnings(filters: Iterable[Any]) -> None:
@@ -214,9 +230,13 @@ class _Gatherer(logging.Handler):
         self._records = records
 
     def emit(self, record: logging.LogRecord) -> None:
-        # Arguments and exceptions may not travel; what they say may.
-        record.msg, record.args = record.getMessage(), None
-        if record.exc_info:
-            record.exc_text = record.exc_text or logging.Formatter().formatException(record.exc_info)
-            record.exc_info = None
-        self._records.append(record)
+        self._records.append(_sendable(record))
+
+
+def _sendable(record: logging.LogRecord) -> logging.LogRecord:
+    # Arguments and exceptions may not travel; what they say may.
+    record.msg, record.args = record.getMessage(), None
+    if record.exc_info:
+        record.exc_text = record.exc_text or logging.Formatter().formatException(record.exc_info)
+        record.exc_info = None
+    return record

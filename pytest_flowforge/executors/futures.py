@@ -121,8 +121,12 @@ class FuturesExecutor(ports.Executor):
     def slots(self) -> int:
         """How many jobs it executes at a time: fewer while there are cancelled ones that go on.
 
-        None once those have half of the slots: what else is in the pool ends, and then the pool is given up.
+        None once those have half of the slots: what else is in the pool ends, and then the pool is given up. A pool
+        that has ``slots`` of its own knows better.
         """
+        own: int | None = getattr(self._pool, "slots", None)
+        if own is not None and not self._lost:
+            return own
         stuck = len(self._deaf)
         return 0 if self._lost or (stuck and 2 * stuck >= self._slots) else self._slots - stuck
 
@@ -131,7 +135,8 @@ class FuturesExecutor(ports.Executor):
         """Why it can execute nothing any more; empty while it can.
 
         That is when pools break one after the other without having executed anything. Jobs that crash are no reason:
-        a pool made in the place of a broken one first has to do nothing, and do it well.
+        a pool made in the place of a broken one first has to do nothing, and do it well. A pool may also say itself, by
+        a text ``lost``, that there will be no other.
         """
         return self._lost
 
@@ -311,7 +316,8 @@ class FuturesExecutor(ports.Executor):
         if pool is not self._pool:
             return
         self._breaks += 1
-        if self._breaks >= _TRIES:
+        self._lost = getattr(pool, "lost", "")
+        if self._breaks >= _TRIES and not self._lost:
             self._lost = f"{_TRIES} pools broke in a row, the later ones before they had done anything: {_why(broken)}"
         for key, flight in list(self._flying.items()):
             # Those that had ended before, and land next, count as they ended.

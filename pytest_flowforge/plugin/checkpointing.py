@@ -102,6 +102,11 @@ class Checkpointing:
         return self._options.checkpoint.isolate and self.keeper is not None
 
     @property
+    def settings(self) -> Settings | None:
+        """Where and how runs are kept; None where they are not."""
+        return self._settings
+
+    @property
     def path(self) -> Path | None:
         """Where runs are kept; None where they are not."""
         return self._settings.path if self._settings is not None else None

@@ -77,13 +77,22 @@ def choose(config: pytest.Config, options: Options, tell: Callable[[str], None])
     if name == PROCESS:
         return Choice(name, _processes(config, options))
     _no_workers(config)
-    return Choice(name, options.workers or min(_MOST_THREADS, (os.cpu_count() or 1) + 4))
+    cores = os.cpu_count() or 1
+    return Choice(name, options.workers or (cores if name == DASK else min(_MOST_THREADS, cores + 4)))
 
 
 def _name(config: pytest.Config, options: Options) -> str:
     asked = config.getoption("numprocesses", None) or (
         config.getoption("dist", "no") != "no" and config.getoption("tx", None)
     )
+    if options.cluster.address and not asked:
+        if options.executor_given and options.executor != DASK:
+            msg = (
+                f"a Dask scheduler was given ({options.cluster.address}), and --ff-executor {options.executor}: leave out"
+                " one of them"
+            )
+            raise pytest.UsageError(msg)
+        return DASK
     if not asked:
         if options.executor == PROCESS and config.getoption("numprocesses", None) == 0:
             if options.executor_given:

@@ -2,114 +2,225 @@
 
 from __future__ import annotations
 
-import warnings
-from importlib import import_module
-from pathlib import Path
+import sys
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+import cloudpickle
 import pytest
 
+from pytest_flowforge.codeprint.project import FileCache, Project
 from pytest_flowforge.core.model import Outcome, Success
 from pytest_flowforge.core.records import ResultRef
-from pytest_flowforge.dask_pool import DaskPool, OnCluster, call_on_worker, store_on_worker
-from pytest_flowforge.executors.calls import pack, unpack
-from pytest_flowforge.failures import one_line
+from pytest_flowforge.dask_cluster.connecting import Cluster, connect, start
+from pytest_flowforge.dask_cluster.orders import Keep, Order
+from pytest_flowforge.dask_cluster.pool import Answer, DaskPool, OnCluster, Request
+from pytest_flowforge.errors import ClusterError
+from pytest_flowforge.executors.calls import unpack
 from pytest_flowforge.plugin.bodies import Body
-from pytest_flowforge.plugin.pools import PoolBackend
-from pytest_flowforge.plugin.travelling import taken_in
+from pytest_flowforge.plugin.pools import PoolBackend, body_of
+from pytest_flowforge.plugin.travelling import packed_call, taken_in, travel_by_value
+from pytest_flowforge.plugin.values import Arrivals, Values
+from pytest_flowforge.starts import tell_start
+from pytest_flowforge.storage.codec import JsonCodec, PickleCodec
+from pytest_flowforge.storage.files import Files
+from pytest_flowforge.storage.keys import Key
+from pytest_flowforge.wording import plural
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from concurrent.futures import Executor as Pool
+    from collections.abc import Callable, Iterable
 
     from pytest_flowforge.core.model import TaskId
     from pytest_flowforge.plugin.backends import Work
+    from pytest_flowforge.plugin.cluster_options import ClusterOptions
+    from pytest_flowforge.plugin.entries import Entry
     from pytest_flowforge.ports import Job
 
-__all__ = ["ClusterBackend", "pool_maker"]
-
-#: Seconds that a scheduler has to answer.
-_PATIENCE = 20
-
-#: Bytes of a result that is fetched to be kept, where the workers do not share the file system of this process.
-_FETCHED = 64 << 20
-
-
-def pool_maker(name: str, workers: int, address: str) -> Callable[[], DaskPool]:
-    """Return what connects to the cluster at *address*, or starts one; raises UsageError without Dask."""
-    try:
-        distributed: Any = import_module("distributed")
-    except ImportError:
-        msg = "--ff-executor dask needs Dask: pip install 'pytest-flowforge[dask]'"
-        raise pytest.UsageError(msg) from None
-
-    def make() -> DaskPool:
-        if not address:
-            cluster = distributed.LocalCluster(
-                n_workers=workers, threads_per_worker=1, dashboard_address=":0", silence_logs=50
-            )
-            client = distributed.Client(cluster, set_as_default=False)
-
-            def close() -> None:
-                client.close()
-                cluster.close()
-
-            return DaskPool(client, name, close)
-        try:
-            client = distributed.Client(address, timeout=_PATIENCE, set_as_default=False)
-        except (OSError, ValueError) as error:
-            msg = f"--ff-dask-address {address}: no scheduler answers there within {_PATIENCE} s ({one_line(error)})"
-            raise pytest.UsageError(msg) from None
-        return DaskPool(client, name, client.close)
-
-    return make
+__all__ = ["ClusterBackend"]
 
 
 class ClusterBackend(PoolBackend):
-    """Keeps results where they are, and has the workers store them where these can."""
+    """Keeps results where they are, and has the workers store them where these can.
 
-    def __init__(self, work: Work, make_pool: Callable[[], Pool], workers: int) -> None:
-        super().__init__(work, make_pool, workers, prepare=_order_of, decode=_answer_of)
+    Raises UsageError where no cluster can be had. *workers* is how many there are to be in a cluster of our own, and
+    how many tasks run at a time in any other (None: as many as it has threads).
+    """
+
+    def __init__(self, work: Work, options: ClusterOptions, workers: int | None) -> None:
+        self._options = options
+        self._cluster = _cluster_of(options, workers or 1)
+        self._project = [str(work.session.config.rootpath)]
+        try:
+            self._cluster.check_workers()
+            pool = DaskPool(
+                self._cluster.client,
+                _mark(),
+                self._order_of,
+                most=workers,
+                patience=options.timeout,
+                grace=work.grace,
+                close=self._cluster.close,
+                is_ours=self._cluster.is_ours,
+                tell=work.tell,
+            )
+        except ClusterError as error:
+            self._cluster.close()
+            raise pytest.UsageError(str(error)) from error
+        except BaseException:
+            self._cluster.close()
+            raise
+        self._dask = pool
+        _say(work.session.config, self._cluster, pool)
+        super().__init__(work, lambda: pool, pool.slots, prepare=self._request_of, decode=self._answer_of)
+        self.values: ValuesThere = ValuesThere.of(work)  # type: ignore[assignment]
+        self.sinks = (self.values, *self.sinks[1:])
+        _travel(work.entries.values(), work.session.config)
+
+    # What is sent, and what comes back.
+
+    def _request_of(self, job: Job) -> tuple[Any, tuple[Any, ...]]:
+        body = getattr(job.call, "__self__", None)
+        if not isinstance(body, Body):
+            return _nothing, ()
+        there = {name: value for name, value in body.arguments.items() if _is_there(value)}
+        limited = (job.task, job.attempt) in self._limits
+        here = {name: value for name, value in body.arguments.items() if name not in there}
+        task = self._work.graph[job.task]
+        resources = self._options.resources
+        request = Request(
+            name=self._work.entries[job.task].home.label,
+            call=packed_call(body, here),
+            inputs=there,
+            priority=task.priority,
+            resources={resources[pool]: units for pool, units in task.pools if pool in resources},
+            on_begin=partial(_tell, body.tell) if limited else None,
+        )
+        return request, ()
+
+    def _order_of(self, key: str, topic: str, request: Request) -> Order:
+        previews = self._work.page is not None and self._work.page.shows_values
+        return Order(key, topic, request.call, request.on_begin is not None, previews, self._keep, self._paths)
+
+    @cached_property
+    def _paths(self) -> tuple[str, ...]:
+        """What this process has put before its path, to import what belongs to the project."""
+        project = Project([self._work.session.config.rootpath], FileCache())
+        return tuple(path for path in sys.path if path and project.label(f"{path}/x.py") is not None)
+
+    @cached_property
+    def _keep(self) -> Keep | None:
+        """Where workers are to store results; asked when the run has begun."""
+        checkpointing = self._work.checkpointing
+        keeper, settings = checkpointing.keeper, checkpointing.settings
+        if keeper is None or settings is None or not keeper.run:
+            return None
+        codecs = tuple(
+            codec.name if isinstance(codec, JsonCodec | PickleCodec) else cloudpickle.dumps(codec)
+            for codec in settings.codecs
+        )
+        return Keep(str(settings.path), keeper.run, codecs, settings.durability != "off", Keep.prove(Key(Files())))
+
+    def _answer_of(self, job: Job, payload: Any) -> tuple[Outcome, Any]:
+        body = getattr(job.call, "__self__", None)
+        if not isinstance(body, Body):
+            return job.call()
+        answer: Answer = payload
+        taken_in(body, unpack(answer.data))
+        if answer.value is not None:
+            answer.value.label = self._work.graph[job.task].label
+            body.value = answer.value
+            self._answers[job.task] = answer
+        return Success(), body
+
+    @cached_property
+    def _answers(self) -> dict[TaskId, Answer]:
+        """Of attempts that have ended with a value that stays there, until it is known what became of them."""
+        return {}
+
+    def _nearby(self, job: Job) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """A call in this process, which needs the values themselves."""
+        body = getattr(job.call, "__self__", None)
+        if isinstance(body, Body):
+            body.arguments = {name: _fetched(value) for name, value in body.arguments.items()}
+        return body_of(job)
+
+    # Results.
+
+    def _inputs(self, entry: Entry) -> dict[str, Any]:
+        inputs = super()._inputs(entry)
+        return {name: _fetched(value) for name, value in inputs.items()} if self._stays_here(entry) else inputs
 
     def keep(self, task: TaskId, value: Any) -> int | None:
         if not isinstance(value, OnCluster):
             return super().keep(task, value)
+        answer = self._answers.pop(task, None)
+        if self.values.are_mapped(task):
+            # Its elements go to the workers one by one.
+            return super().keep(task, value.fetch())
+        if self._work.page is not None and answer is not None and answer.preview:
+            self._work.page.take_preview(task, answer.preview)
+        size = self._keep_there(task, value, answer.stored if answer is not None else None)
+        keeper = self._work.checkpointing.keeper
+        if size is not None and keeper is not None:
+            value.load = partial(keeper.load, task)
         self.values.put(task, value, stored=False)
-        return self._keep_there(task, value)
+        return size
 
-    def _keep_there(self, task: TaskId, value: OnCluster) -> int | None:
-        """Have the worker that made *value* store it; where it can not, fetch and store it if it is not too large."""
+    def _keep_there(self, task: TaskId, value: OnCluster, stored: Any) -> int | None:
+        """Take note of where the worker that made *value* has stored it; where it can not, fetch and store it."""
         checkpointing = self._work.checkpointing
         keeper = checkpointing.keeper
-        if keeper is None or checkpointing.path is None:
+        if keeper is None:
             return None
-        facts = value.ask(store_on_worker, str(Path(checkpointing.path)), keeper.run)
-        if isinstance(facts, list):
-            ref = ResultRef(*facts)
+        label = self._work.graph[task].label
+        if isinstance(stored, str):
+            self._work.tell(f"the result of {label} {stored}: {label} runs again on --ff-resume")
+            return None
+        if stored is not None:
+            ref = ResultRef(*stored)
             keeper.stored(task, ref)
             return ref.length
-        label = self._work.graph[task].label
-        if facts:
-            self._work.tell(f"the result of {label} {facts}: {label} runs again on --ff-resume")
-            return None
-        if value.nbytes > _FETCHED:
+        if value.nbytes > self._options.fetched:
             self._work.tell(
-                f"the result of {label} ({value.nbytes / 1e6:,.0f} MB) is on the cluster alone, whose workers do not "
-                f"share {checkpointing.path}: {label} runs again on --ff-resume"
+                f"the result of {label} ({value.nbytes / 1e6:,.0f} MB) is on the cluster alone, whose workers do not see"
+                f" {checkpointing.path}: {label} runs again on --ff-resume (ini flowforge_dask_fetch fetches larger ones)"
             )
             return None
         return self._work.size_of(task) if self._work.store(task, value.fetch()) else None
 
 
-def _order_of(job: Job) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """What is sent for a job; raises what pickling raises."""
-    body = getattr(job.call, "__self__", None)
-    if not isinstance(body, Body):
-        return int, ()
-    there = {name: value for name, value in body.arguments.items() if _is_there(value)}
-    here = {name: value for name, value in body.arguments.items() if name not in there}
-    filters = warnings.filters if body.output.filters is None else body.output.filters
-    return call_on_worker, (pack(body.function, here, filters), there)
+class ValuesThere(Values):
+    """Results of which some are on the cluster: their readers here get the values, calls get what stands for them."""
+
+    def are_mapped(self, task: TaskId) -> bool:
+        """Whether tasks are made from the elements of what *task* returns."""
+        return task in self._mapped_over
+
+    @cached_property
+    def _mapped_over(self) -> frozenset[TaskId]:
+        return frozenset(
+            member
+            for task, rule in self._blueprint.mapped.items()
+            for _, member in self._blueprint.needs[task].parameters[rule.parameter].members
+        )
+
+    def result(self, task: TaskId) -> Any:
+        return _fetched(super().result(task))
+
+    def arrivals(self, task: TaskId) -> dict[str, Any]:
+        return self._as_they_are.arrivals(task)
+
+    @cached_property
+    def _as_they_are(self) -> Arrivals:
+        return Arrivals(self._blueprint, super().result, self._is_known)
+
+
+def _fetched(value: Any) -> Any:
+    if isinstance(value, OnCluster):
+        return value.fetch()
+    if _is_there(value):
+        return {name: _fetched(one) for name, one in value.items()}
+    return value
 
 
 def _is_there(value: Any) -> bool:
@@ -118,14 +229,50 @@ def _is_there(value: Any) -> bool:
     )
 
 
-def _answer_of(job: Job, payload: Any) -> tuple[Outcome, Any]:
-    """What a job came to."""
-    body = getattr(job.call, "__self__", None)
-    if not isinstance(body, Body):
-        return job.call()
-    data, value = payload
-    came = unpack(data)
-    if value is not None:
-        came.value = value
-    taken_in(body, came)
-    return Success(), body
+def _cluster_of(options: ClusterOptions, workers: int) -> Cluster:
+    try:
+        return connect(options.address, options.timeout) if options.address else start(workers, options.timeout)
+    except ClusterError as error:
+        where = f"--ff-dask-address {options.address}: " if options.address else ""
+        msg = f"{where}{error}"
+        raise pytest.UsageError(msg) from error
+
+
+def _say(config: pytest.Config, cluster: Cluster, pool: DaskPool) -> None:
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or reporter.verbosity < 0:
+        return
+    threads = sum(pool.workers.values())
+    dashboard = f", dashboard {cluster.dashboard}" if cluster.dashboard else ""
+    many = f"{plural(len(pool.workers), 'worker')}, {plural(threads, 'thread')}" if threads else "no workers yet"
+    reporter.write_line(f"flowforge: Dask at {cluster.address}, {many}{dashboard}")
+    if cluster.is_open_to_others:
+        reporter.write_line("flowforge: whoever reaches that address can run code there: tls:// keeps others out")
+
+
+def _travel(entries: Iterable[Entry], config: pytest.Config) -> None:
+    """Have what belongs to the project sent as it is here: workers may not have it, or have what it was before."""
+    travel_by_value(entries)
+    project = Project([config.rootpath], FileCache())
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if not isinstance(file, str) or name.partition(".")[0] == "pytest_flowforge" or project.label(file) is None:
+            continue
+        try:
+            cloudpickle.register_pickle_by_value(module)
+        except ValueError:
+            # Known by another name.
+            continue
+
+
+def _mark() -> str:
+    return f"{Files().urandom(4).hex()}"
+
+
+def _tell(place: tuple[str, int] | None) -> None:
+    if place is not None:
+        tell_start(*place)
+
+
+def _nothing() -> None:
+    """Done for a task whose call is not made."""

@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import pytest
 
@@ -29,11 +28,12 @@ if TYPE_CHECKING:
 
     from pytest_flowforge.plugin.backends import Backend, Work
     from pytest_flowforge.plugin.choosing import Choice
+    from pytest_flowforge.plugin.options import Options
 
 __all__ = ["backend_maker"]
 
 
-def backend_maker(config: pytest.Config, choice: Choice) -> Callable[[Work], Backend]:
+def backend_maker(config: pytest.Config, options: Options, choice: Choice) -> Callable[[Work], Backend]:
     """Return what makes the backend of a run; what is to be there before the session starts is made now.
 
     Raises UsageError for an executor that nobody knows.
@@ -45,21 +45,17 @@ def backend_maker(config: pytest.Config, choice: Choice) -> Callable[[Work], Bac
     if choice.name == THREAD:
         return partial(_in_threads, partial(Hands, choice.workers), choice.workers)
     if choice.name == DASK:
-        from pytest_flowforge.plugin.cluster import ClusterBackend, pool_maker  # noqa: PLC0415 - an extra
+        from pytest_flowforge.plugin.cluster import ClusterBackend  # noqa: PLC0415 - nobody else needs it
 
-        make = pool_maker(uuid4().hex[:8], choice.workers, str(config.getoption("ff_dask_address") or ""))
-        return partial(_on_cluster, ClusterBackend, make, choice.workers)
+        # A cluster that was there before has as many threads as it has, unless somebody wants fewer.
+        workers = options.workers or None if options.cluster.address else choice.workers
+        return partial(ClusterBackend, options=options.cluster, workers=workers)
     make_pool = _pool_maker(config, choice)
     return partial(_in_pool, make_pool, choice.workers)
 
 
 def _in_threads(make_pool: Callable[[], Pool], workers: int, work: Work) -> Backend:
     return PoolBackend(work, make_pool, workers, prepare=body_of, decode=as_it_came)
-
-
-def _on_cluster(backend: Any, make_pool: Callable[[], Pool], workers: int, work: Work) -> Backend:
-    travel_by_value(work.entries.values())
-    return backend(work, make_pool, workers)  # type: ignore[no-any-return]
 
 
 def _in_pool(make_pool: Callable[[], Pool], workers: int, work: Work) -> Backend:

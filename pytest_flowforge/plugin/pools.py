@@ -130,7 +130,7 @@ class PoolBackend(Backend):
         entry = self._work.entries[command.task]
         key = (command.task, command.attempt)
         try:
-            inputs = self.values.arrivals(command.task)
+            inputs = self._inputs(entry)
         except ResultError as error:
             self._holding.hold_failure(entry.id, str(error))
             return Job(*key, partial(_ended, Failure(message=str(error), longrepr=str(error)), None))
@@ -207,11 +207,19 @@ class PoolBackend(Backend):
 
     # ------------------------------------------------------------------ within
 
+    def _inputs(self, entry: Entry) -> dict[str, Any]:
+        """What arrives at a task; raises ResultError."""
+        return self.values.arrivals(entry.id)
+
+    def _nearby(self, job: Job) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """How a call is handed to a thread of this process, once there is no pool."""
+        return body_of(job)
+
     def _stand_in(self) -> FuturesExecutor:
         """Return what makes calls in a thread of this process."""
         self._work.tell(f"clean-up and alarms ran in the process of the run: {self._work.engine.lost}")
         make = partial(Hands, 1)
-        self._threads = FuturesExecutor(make, 1, self._work.clock, prepare=body_of, decode=as_it_came)
+        self._threads = FuturesExecutor(make, 1, self._work.clock, prepare=self._nearby, decode=as_it_came)
         return self._threads
 
     @property

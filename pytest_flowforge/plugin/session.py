@@ -95,7 +95,7 @@ def activate(config: pytest.Config) -> None:
     if choice.name != LOCAL:
         from pytest_flowforge.plugin.making import backend_maker  # noqa: PLC0415 - nor this, see there
 
-        make_backend = backend_maker(config, choice)
+        make_backend = backend_maker(config, options, choice)
     manager.register(Statuses(), "flowforge-statuses")
     manager.register(terminal, "flowforge-terminal")
     Annotations.activate(config)

@@ -1,0 +1,156 @@
+"""Finding a Dask cluster, or starting one on this machine."""
+
+from __future__ import annotations
+
+import ipaddress
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from pytest_flowforge.errors import ClusterError
+from pytest_flowforge.failures import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = ["Cluster", "connect", "start"]
+
+#: What has to be the same here and at the workers, for functions and values to travel.
+_PACKAGES = ("pytest_flowforge", "cloudpickle", "distributed")
+
+
+class Cluster:
+    """A cluster that we have a client of. ``is_ours`` tells that it was started here, and goes when it is closed."""
+
+    def __init__(self, client: Any, cluster: Any = None) -> None:
+        self.client = client
+        self._cluster = cluster
+
+    @property
+    def is_ours(self) -> bool:
+        return self._cluster is not None
+
+    @property
+    def address(self) -> str:
+        return str(self.client.scheduler.address)
+
+    @property
+    def dashboard(self) -> str:
+        """The link of Dask's dashboard; empty where there is none."""
+        # Dask may know of a proxy, but not whether anybody listens there.
+        services = self.client.scheduler_info().get("services", {})
+        return str(self.client.dashboard_link or "") if "dashboard" in services else ""
+
+    @property
+    def is_open_to_others(self) -> bool:
+        """Whether whoever reaches the machine of the scheduler can have code executed there."""
+        scheme, _, rest = self.address.partition("://")
+        host = urlsplit(f"//{rest}").hostname or ""
+        try:
+            here = ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            here = host == "localhost"
+        return scheme in ("tcp", "ws") and not here
+
+    def check_workers(self) -> None:
+        """Raise :class:`ClusterError` when workers can not make our calls, because of what is installed there."""
+        facts: Mapping[str, Any] = self.client.run(_facts(), list(_PACKAGES), on_error="return")
+        here = _facts()(list(_PACKAGES))
+        problems = []
+        for worker, there in facts.items():
+            if isinstance(there, BaseException):
+                problems.append(f"{worker} did not say what it has ({one_line(there)})")
+                continue
+            problems += [
+                f"{worker} has {_called(name)} {there[name] or 'not at all'}, and here it is {here[name]}"
+                for name in here
+                if there[name] != here[name]
+            ]
+        if problems:
+            shown = "; ".join(problems[:_MOST])
+            more = f"; and {len(problems) - _MOST} more" if len(problems) > _MOST else ""
+            msg = (
+                f"the workers of {self.address} and this process are not alike: {shown}{more}. Install the same there: "
+                "the same Python (major and minor version), and pytest-flowforge[dask]"
+            )
+            raise ClusterError(msg)
+
+    def close(self) -> None:
+        """Leave the cluster, and end it if it was started here."""
+        self.client.close()
+        if self._cluster is not None:
+            self._cluster.close()
+
+
+#: Differences that are shown.
+_MOST = 5
+
+
+def _called(name: str) -> str:
+    return "Python" if name == "python" else name.replace("_", "-")
+
+
+def _facts() -> Callable[[list[str]], dict[str, str]]:
+    """Return a function that says what is installed where it is called. It travels by value."""
+
+    def facts(packages: list[str]) -> dict[str, str]:
+        from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
+
+        found = {"python": "{}.{}".format(*sys.version_info)}
+        for name in packages:
+            try:
+                found[name] = version(name.replace("_", "-"))
+            except PackageNotFoundError:
+                found[name] = ""
+        return found
+
+    return facts
+
+
+def connect(address: str, patience: float) -> Cluster:
+    """Return a client of the cluster whose scheduler is at *address*, or is described by that file.
+
+    Raises :class:`ClusterError` when nobody answers within *patience* seconds.
+    """
+    distributed = _distributed()
+    where: dict[str, Any] = {"address": address}
+    if "://" not in address:
+        if not Path(address).is_file():
+            msg = "it is neither the address of a scheduler (tcp://HOST:PORT, tls://HOST:PORT) nor a scheduler file"
+            raise ClusterError(msg)
+        where = {"scheduler_file": address}
+    try:
+        client = distributed.Client(**where, timeout=patience, set_as_default=False, name="pytest-flowforge")
+    except (OSError, ValueError, RuntimeError, TypeError) as error:
+        msg = f"no Dask scheduler answers there within {patience:g} s ({one_line(error)})"
+        raise ClusterError(msg) from None
+    return Cluster(client)
+
+
+def start(workers: int, patience: float) -> Cluster:
+    """Start *workers* processes of one thread each, which only this machine can reach."""
+    distributed = _distributed()
+    try:
+        cluster = distributed.LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            silence_logs=50,
+        )
+        client = distributed.Client(cluster, timeout=patience, set_as_default=False, name="pytest-flowforge")
+    except (OSError, ValueError, RuntimeError) as error:
+        msg = f"a Dask cluster of {workers} workers could not be started here ({one_line(error)})"
+        raise ClusterError(msg) from error
+    return Cluster(client, cluster)
+
+
+def _distributed() -> Any:
+    try:
+        return import_module("distributed")
+    except ImportError:
+        msg = "--ff-executor dask needs Dask: pip install 'pytest-flowforge[dask]'"
+        raise ClusterError(msg) from None

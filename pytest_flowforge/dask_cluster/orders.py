@@ -1,0 +1,259 @@
+"""What a worker of a Dask cluster does for us: it makes a call, keeps its value, and tells what it came to.
+
+What a call comes to (an outcome, output, numbers, a small value) is told in an event, which saves asking for it. A
+value that is not small is the result of the Dask task, stays with its worker, and goes from there to the workers that
+ask for it. Nothing of ours is ever raised in Dask: an exception is a part of what a call came to.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import pickle
+import sys
+import threading
+import traceback
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cloudpickle
+
+from pytest_flowforge.core.model import Measures
+from pytest_flowforge.errors import CheckpointError, ResultUnstorable
+from pytest_flowforge.executors.calls import Returned, gathering_its_own, made, packed
+from pytest_flowforge.report.previews import preview
+from pytest_flowforge.storage.codec import JsonCodec, PickleCodec
+from pytest_flowforge.storage.files import Files
+from pytest_flowforge.storage.keys import Key
+from pytest_flowforge.storage.places import Place
+from pytest_flowforge.storage.values import ResultStore
+from pytest_flowforge.writers import tell_apart
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from pytest_flowforge.storage.codec import Codec
+
+__all__ = ["Came", "Keep", "Order", "make_call", "running", "stack_of", "stop"]
+
+#: Bytes of a value that is told along with what its call came to.
+_SMALL = 1 << 16
+
+#: Bytes that are told in an event, of which the scheduler keeps the last thousand. More is fetched.
+_MOST_TOLD = 1 << 18
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Where workers store results, if they see the same files: as results of *run* in the checkpoint in *folder*.
+
+    ``codecs`` are names of ours, or codecs that are packed. ``proof`` is what the key has signed with which stored results are read again.
+    """
+
+    folder: str
+    run: str
+    codecs: tuple[str | bytes, ...]
+    durable: bool
+    proof: bytes
+
+    @staticmethod
+    def prove(key: Key) -> bytes:
+        """Return what only who has the same *key* can return."""
+        return key.sign("proof", bytes(32))
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A call for a worker: *call* was packed by :func:`~pytest_flowforge.executors.calls.pack`.
+
+    ``topic`` is where it tells of itself under *key*, its beginning as well where ``tells_begin``. ``paths`` are
+    folders that modules may be imported from, where they are there.
+    """
+
+    key: str
+    topic: str
+    call: bytes
+    tells_begin: bool
+    previews: bool
+    keep: Keep | None
+    paths: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Came:
+    """What a call came to, where that is too much for an event."""
+
+    data: bytes
+
+
+#: The calls that are made in this process: the thread of each, by key.
+_RUNNING: dict[str, int] = {}
+_LOCK = threading.Lock()
+
+
+class Stopped(BaseException):
+    """Raised in a call that is to end; no ``except Exception`` of a task takes it."""
+
+
+def make_call(order: Order, inputs: Mapping[str, Any]) -> Any:
+    """Make the call of *order*, with *inputs* that came from other workers; on a worker.
+
+    Returns the value where it stays here, :class:`Came` where what the call came to has to be fetched, else None.
+    """
+    from distributed import get_worker  # noqa: PLC0415 - it is there on workers
+
+    worker = get_worker()
+    try:
+        if order.tells_begin:
+            worker.log_event(order.topic, {"key": order.key, "began": worker.address})
+        facts: dict[str, Any] = {"key": order.key}
+        value, came = _made(order, inputs, worker)
+        if value is not _NOTHING:
+            facts["nbytes"] = _size_of(value)
+            if order.previews:
+                facts["preview"] = preview(value)
+            facts["stored"] = _stored(order.keep, value)
+        data = packed(came)
+        if value is _NOTHING and len(data) > _MOST_TOLD:
+            return Came(data)
+        worker.log_event(order.topic, {**facts, "came": data})
+    except BaseException as error:  # noqa: BLE001 - whatever it is, Dask would not know what to do with it
+        came = Returned(error=error, trace="".join(traceback.format_exception(error)))
+        return Came(packed(came))
+    return None if value is _NOTHING else value
+
+
+#: There is no value that stays here; None is a value.
+_NOTHING: Any = object()
+
+
+def _made(order: Order, inputs: Mapping[str, Any], worker: Any) -> tuple[Any, Returned]:
+    """Make the call; return the value that stays here, if there is one, and what else it came to."""
+    tell_apart()
+    for path in order.paths:
+        if path not in sys.path and Path(path).is_dir():
+            sys.path.append(path)
+    with _LOCK:
+        _RUNNING[order.key] = threading.get_ident()
+    try:
+        came = made(order.call, inputs, gathering_its_own)
+    finally:
+        with _LOCK:
+            del _RUNNING[order.key]
+            # What was to be raised here and was not, is not to be raised in the next call.
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(threading.get_ident()), None)
+    came.measures = replace(came.measures or Measures(), worker=_name_of(worker))
+    if came.error is not None or came.outcome is not None or _size_of(came.value) <= _SMALL:
+        return _NOTHING, came
+    value, came.value = came.value, None
+    wrong = _why_unsendable(value)
+    if wrong is None:
+        return value, came
+    came.error, came.unsendable = wrong, True
+    came.trace = "".join(traceback.format_exception_only(wrong))
+    return _NOTHING, came
+
+
+def _name_of(worker: Any) -> str:
+    """The worker, and which of its threads this is."""
+    number = threading.current_thread().name.rpartition("-")[2]
+    return f"dask {worker.name}" + (f" thread {number}" if number.isdecimal() and worker.state.nthreads > 1 else "")
+
+
+def _size_of(value: Any) -> int:
+    """About how many bytes *value* takes, as far as that can be told soon."""
+    from distributed.sizeof import safe_sizeof  # noqa: PLC0415 - it is there on workers
+
+    return int(safe_sizeof(value))
+
+
+def _why_unsendable(value: Any) -> BaseException | None:
+    """Return what pickling *value* raises; None where it can go to another worker."""
+    try:
+        cloudpickle.CloudPickler(_Nowhere(), protocol=pickle.HIGHEST_PROTOCOL, buffer_callback=_drop).dump(value)
+    except BaseException as error:  # noqa: BLE001 - it comes from methods of the value
+        return error
+    return None
+
+
+class _Nowhere(io.RawIOBase):
+    """Takes bytes, and keeps none."""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        return memoryview(data).nbytes
+
+
+def _drop(_: pickle.PickleBuffer) -> None:
+    """Take a buffer out of the stream."""
+
+
+def _stored(keep: Keep | None, value: Any) -> Sequence[Any] | str | None:
+    """Store a value; return where it is, or in words why it can not be stored.
+
+    That is None where there is no such place here, or no need.
+    """
+    if keep is None:
+        return None
+    try:
+        place = Place.open(Path(keep.folder), create=False)
+    except (OSError, CheckpointError):
+        return None
+    try:
+        if keep.run not in place.runs():
+            return None
+        key = Key(Files())
+        if Keep.prove(key) != keep.proof:
+            return "was made by a worker with another key (set the same FLOWFORGE_KEY there), and is not stored"
+        codecs = [_CODECS[one]() if isinstance(one, str) else cloudpickle.loads(one) for one in keep.codecs]
+        store = ResultStore(place, keep.run, codecs=codecs, key=key, sync_large=keep.durable)
+        try:
+            ref = store.put(value)
+            if keep.durable:
+                store.sync()
+        finally:
+            store.close()
+        return list(ref.to_json())
+    except (CheckpointError, ResultUnstorable) as error:
+        return str(error)
+    finally:
+        place.close()
+
+
+_CODECS: Mapping[str, Callable[[], Codec]] = {JsonCodec.name: JsonCodec, PickleCodec.name: PickleCodec}
+
+# What workers are asked beside their calls.
+
+
+def running(keys: Sequence[str]) -> list[str]:
+    """Return those of *keys* whose calls are being made here."""
+    with _LOCK:
+        return [key for key in keys if key in _RUNNING]
+
+
+def stop(keys: Sequence[str]) -> list[str]:
+    """Have an exception raised in the calls with these keys that are made here; return which those are.
+
+    What does not execute Python (a long sleep, a loop in C) takes no notice until it does.
+    """
+    with _LOCK:
+        here = [key for key in keys if key in _RUNNING]
+        for key in here:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(_RUNNING[key]), ctypes.py_object(Stopped))
+    return here
+
+
+def stack_of(key: str) -> str:
+    """Return where the call with that key stands now; empty where it is not made here."""
+    with _LOCK:
+        frame = sys._current_frames().get(_RUNNING.get(key, 0))  # noqa: SLF001 - there is no other way
+    if frame is None:
+        return ""
+    steps = traceback.extract_stack(frame)
+    below = next(
+        (at for at, step in enumerate(steps) if step.name == "made" and step.filename == made.__code__.co_filename), -1
+    )
+    return "".join(traceback.format_list(steps[below + 1 :]))

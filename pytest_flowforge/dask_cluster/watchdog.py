@@ -1,0 +1,57 @@
+"""What the scheduler of a Dask cluster does for us. All of it travels there by value: it need not know this package."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["PREFIX", "others_on", "watchdog"]
+
+#: How the keys of our calls begin. What the dashboard groups by ends at the first dash.
+PREFIX = "flowforge:"
+
+
+def watchdog() -> Any:
+    """Return a plugin for the scheduler that has our calls, and no others, made once.
+
+    By itself Dask gives the call of a worker that died to three more workers, and makes calls again whose results were
+    lost with a worker. Retries are ours, and so are the results that are kept.
+    """
+    from distributed import SchedulerPlugin  # noqa: PLC0415 - an extra
+
+    prefix = PREFIX
+
+    class Watchdog(SchedulerPlugin):
+        name = "pytest-flowforge-1"
+        idempotent = True
+
+        async def start(self, scheduler: Any) -> None:
+            self.scheduler = scheduler
+
+        def transition(self, key: Any, _start: str, finish: str, *_: Any, **__: Any) -> None:
+            if not isinstance(key, str) or not key.startswith(prefix):
+                return
+            task = self.scheduler.tasks.get(key)
+            if task is None:
+                return
+            if finish == "processing":
+                # As many deaths as are allowed are behind it.
+                task.suspicious = self.scheduler.allowed_failures
+            elif finish == "memory":
+                # As for data that somebody has put there: nobody knows how to make it again.
+                task.run_spec = None
+
+    return Watchdog()
+
+
+def others_on() -> Any:
+    """Return a function for the scheduler: how many tasks and results of others a worker has, by its address."""
+    prefix = PREFIX
+
+    def count(address: str, dask_scheduler: Any = None) -> int:
+        worker = dask_scheduler.workers.get(address)
+        if worker is None:
+            return 0
+        keys = {task.key for task in (*worker.processing, *worker.has_what)}
+        return sum(not str(key).startswith(prefix) for key in keys)
+
+    return count
