@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 
 from pytest_flowforge.core.model import Measures
+from pytest_flowforge.core.records import ResultRef
 from pytest_flowforge.errors import CheckpointError, ResultUnstorable
 from pytest_flowforge.executors.calls import Returned, gathering_its_own, made, packed
+from pytest_flowforge.failures import one_line
 from pytest_flowforge.report.previews import preview
-from pytest_flowforge.storage.codec import JsonCodec, PickleCodec
+from pytest_flowforge.storage.codec import JsonCodec, PickleCodec, explain_unpicklable
 from pytest_flowforge.storage.files import Files
 from pytest_flowforge.storage.keys import Key
 from pytest_flowforge.storage.places import Place
@@ -35,10 +37,10 @@ if TYPE_CHECKING:
 
     from pytest_flowforge.storage.codec import Codec
 
-__all__ = ["Came", "Keep", "Order", "make_call", "running", "stack_of", "stop"]
+__all__ = ["SMALL", "Came", "Keep", "Order", "load_result", "make_call", "running", "sees", "stack_of", "stop"]
 
 #: Bytes of a value that is told along with what its call came to.
-_SMALL = 1 << 16
+SMALL = 1 << 16
 
 #: Bytes that are told in an event, of which the scheduler keeps the last thousand. More is fetched.
 _MOST_TOLD = 1 << 18
@@ -48,7 +50,8 @@ _MOST_TOLD = 1 << 18
 class Keep:
     """Where workers store results, if they see the same files: as results of *run* in the checkpoint in *folder*.
 
-    ``codecs`` are names of ours, or codecs that are packed. ``proof`` is what the key has signed with which stored results are read again.
+    ``codecs`` are names of ours, or codecs that are packed. ``proof`` is what the key has signed with which stored
+    results are read again.
     """
 
     folder: str
@@ -56,6 +59,10 @@ class Keep:
     codecs: tuple[str | bytes, ...]
     durable: bool
     proof: bytes
+
+    def unpacked(self) -> list[Codec]:
+        """Return the codecs."""
+        return [_CODECS[one]() if isinstance(one, str) else cloudpickle.loads(one) for one in self.codecs]
 
     @staticmethod
     def prove(key: Key) -> bytes:
@@ -114,7 +121,11 @@ def make_call(order: Order, inputs: Mapping[str, Any]) -> Any:
             if order.previews:
                 facts["preview"] = preview(value)
             facts["stored"] = _stored(order.keep, value)
+        small = came.value
         data = packed(came)
+        if came.unsendable and value is _NOTHING and small is not None:
+            came.error = _unsendable(small, came.error)
+            data = packed(came)
         if value is _NOTHING and len(data) > _MOST_TOLD:
             return Came(data)
         worker.log_event(order.topic, {**facts, "came": data})
@@ -144,15 +155,20 @@ def _made(order: Order, inputs: Mapping[str, Any], worker: Any) -> tuple[Any, Re
             # What was to be raised here and was not, is not to be raised in the next call.
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(threading.get_ident()), None)
     came.measures = replace(came.measures or Measures(), worker=_name_of(worker))
-    if came.error is not None or came.outcome is not None or _size_of(came.value) <= _SMALL:
+    if came.error is not None or came.outcome is not None or _size_of(came.value) <= SMALL:
         return _NOTHING, came
     value, came.value = came.value, None
     wrong = _why_unsendable(value)
     if wrong is None:
         return value, came
-    came.error, came.unsendable = wrong, True
-    came.trace = "".join(traceback.format_exception_only(wrong))
+    came.error, came.unsendable = _unsendable(value, wrong), True
+    came.trace = str(came.error)
     return _NOTHING, came
+
+
+def _unsendable(value: Any, wrong: BaseException | None) -> ResultUnstorable:
+    why = "" if wrong is None else f" ({one_line(wrong)})"
+    return ResultUnstorable(f"can not be sent to another process: {explain_unpicklable(value)}{why}")
 
 
 def _name_of(worker: Any) -> str:
@@ -208,8 +224,7 @@ def _stored(keep: Keep | None, value: Any) -> Sequence[Any] | str | None:
         key = Key(Files())
         if Keep.prove(key) != keep.proof:
             return "was made by a worker with another key (set the same FLOWFORGE_KEY there), and is not stored"
-        codecs = [_CODECS[one]() if isinstance(one, str) else cloudpickle.loads(one) for one in keep.codecs]
-        store = ResultStore(place, keep.run, codecs=codecs, key=key, sync_large=keep.durable)
+        store = ResultStore(place, keep.run, codecs=keep.unpacked(), key=key, sync_large=keep.durable)
         try:
             ref = store.put(value)
             if keep.durable:
@@ -219,6 +234,28 @@ def _stored(keep: Keep | None, value: Any) -> Sequence[Any] | str | None:
         return list(ref.to_json())
     except (CheckpointError, ResultUnstorable) as error:
         return str(error)
+    finally:
+        place.close()
+
+
+def sees(keep: Keep) -> bool:
+    """Return whether results that are stored as *keep* says can be read here."""
+    try:
+        Place.open(Path(keep.folder), create=False).close()
+    except (OSError, CheckpointError):
+        return False
+    return Keep.prove(Key(Files())) == keep.proof
+
+
+def load_result(keep: Keep, ref: Sequence[Any]) -> Any:
+    """Return a stored result; raise :class:`~pytest_flowforge.errors.ResultError`. On a worker."""
+    place = Place.open(Path(keep.folder), create=False)
+    try:
+        store = ResultStore(place, keep.run, codecs=keep.unpacked())
+        try:
+            return store.get(ResultRef(*ref))
+        finally:
+            store.close()
     finally:
         place.close()
 

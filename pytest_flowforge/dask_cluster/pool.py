@@ -1,8 +1,8 @@
 """A pool of calls on a Dask cluster, whose results stay there.
 
 A pool like any other to whoever drives it: it takes calls and gives futures. What a call comes to is told by its
-worker; the value stays there, unless it is small. Calls are handed over in batches by a thread of ours, and a second one
-looks after the cluster: who is there, whether the scheduler answers, and what goes on although nobody wants it any more.
+worker; the value stays there, unless it is small. Calls are handed over in batches by a thread of ours, and a second
+one looks after the cluster: who is there, whether the scheduler answers, what goes on although nobody wants it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pytest_flowforge.dask_cluster.orders import Came, Order, make_call, running, stack_of, stop
+from pytest_flowforge.dask_cluster.orders import (
+    Came,
+    Keep,
+    Order,
+    load_result,
+    make_call,
+    running,
+    sees,
+    stack_of,
+    stop,
+)
 from pytest_flowforge.dask_cluster.watchdog import PREFIX, others_on, watchdog
 from pytest_flowforge.errors import ResultMissing
 from pytest_flowforge.failures import one_line
@@ -56,13 +66,15 @@ class WorkerDied(CancelledError):
 class OnCluster:
     """Stands for the value of the task *label* on the cluster; handed to a call, the value arrives in its place.
 
-    ``load`` returns the value where it is kept elsewhere, too.
+    ``load`` returns the value where it is kept elsewhere, too; ``reload`` has a worker load it from there, and returns
+    the future of that.
     """
 
     future: Any
     nbytes: int
     label: str = ""
     load: Callable[[], Any] | None = None
+    reload: Callable[[], Any] | None = None
 
     @property
     def is_lost(self) -> bool:
@@ -195,6 +207,16 @@ class DaskPool(Executor):
     def workers(self) -> Mapping[str, int]:
         """The threads of each worker, by address."""
         return self._threads
+
+    def load(self, keep: Keep, ref: Sequence[Any]) -> Any:
+        """Have a worker load a stored result; return the future of that."""
+        key = f"{PREFIX}load-{self._run}-{next(self._numbers)}"
+        return self._client.submit(load_result, keep, ref, key=key, pure=False, retries=0)
+
+    def all_see(self, keep: Keep) -> bool:
+        """Whether all workers can read what is stored as *keep* says."""
+        told = [self._ask(worker, sees, keep) for worker in self._threads]
+        return bool(told) and all(told)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Return the future of ``Request`` *fn*'s :class:`Answer`; any other function is called here and now."""
@@ -334,6 +356,9 @@ class DaskPool(Executor):
         if status == "error":
             error = there.exception()
             self._end(call.key, error=WorkerDied("its worker died") if _is_death(error) else _of_dask(error))
+        elif self._client.status != "running":
+            # Whatever goes on there, the scheduler has forgotten whose it is.
+            self._lose("the connection was lost")
         elif any(one.is_lost for one in _on_cluster(call.request.inputs)):
             # It can not have begun: while a call is made, its worker has what it needs.
             self._waiting.put(call)
@@ -461,7 +486,7 @@ class DaskPool(Executor):
             try:
                 self._look()
             except Exception as error:  # noqa: BLE001 - whatever it is, the scheduler does not answer
-                self._lose(error)
+                self._lose(one_line(error))
                 return
             now = time.monotonic()
             for call in list(self._calls.values()):
@@ -479,9 +504,9 @@ class DaskPool(Executor):
                 self._unwanted.pop(key, None)
         return self._threads
 
-    def _lose(self, error: BaseException) -> None:
+    def _lose(self, why: str) -> None:
         """There is no scheduler any more."""
-        self.lost = f"the Dask scheduler does not answer any more ({one_line(error)})"
+        self.lost = self.lost or f"the Dask scheduler does not answer any more ({why})"
         with self._lock:
             calls, self._calls = list(self._calls.values()), {}
         for call in calls:
@@ -529,7 +554,11 @@ def _is_there(inputs: Mapping[str, Any]) -> bool:
 def _arriving(value: Any) -> Any:
     """What is sent in the place of *value*: the future of what is on the cluster, which Dask replaces by the value."""
     if isinstance(value, OnCluster):
-        return value.fetch() if value.is_lost else value.future
+        if value.is_lost:
+            if value.reload is None:
+                return value.fetch()
+            value.future = value.reload()
+        return value.future
     if type(value) is dict:
         return {name: _arriving(one) for name, one in value.items()}
     return value

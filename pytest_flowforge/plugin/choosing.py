@@ -88,8 +88,8 @@ def _name(config: pytest.Config, options: Options) -> str:
     if options.cluster.address and not asked:
         if options.executor_given and options.executor != DASK:
             msg = (
-                f"a Dask scheduler was given ({options.cluster.address}), and --ff-executor {options.executor}: leave out"
-                " one of them"
+                f"a Dask scheduler was given ({options.cluster.address}), and --ff-executor {options.executor}: "
+                "leave out one of them"
             )
             raise pytest.UsageError(msg)
         return DASK

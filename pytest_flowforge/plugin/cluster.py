@@ -13,7 +13,7 @@ from pytest_flowforge.codeprint.project import FileCache, Project
 from pytest_flowforge.core.model import Outcome, Success
 from pytest_flowforge.core.records import ResultRef
 from pytest_flowforge.dask_cluster.connecting import Cluster, connect, start
-from pytest_flowforge.dask_cluster.orders import Keep, Order
+from pytest_flowforge.dask_cluster.orders import SMALL, Keep, Order
 from pytest_flowforge.dask_cluster.pool import Answer, DaskPool, OnCluster, Request
 from pytest_flowforge.errors import ClusterError
 from pytest_flowforge.executors.calls import unpack
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from pytest_flowforge.core.model import TaskId
+    from pytest_flowforge.core.records import TaskRecord
     from pytest_flowforge.plugin.backends import Work
     from pytest_flowforge.plugin.cluster_options import ClusterOptions
     from pytest_flowforge.plugin.entries import Entry
@@ -72,7 +73,8 @@ class ClusterBackend(PoolBackend):
         self._dask = pool
         _say(work.session.config, self._cluster, pool)
         super().__init__(work, lambda: pool, pool.slots, prepare=self._request_of, decode=self._answer_of)
-        self.values: ValuesThere = ValuesThere.of(work)  # type: ignore[assignment]
+        self.values: ValuesThere = ValuesThere.of(work)
+        self.values.there = self._earlier
         self.sinks = (self.values, *self.sinks[1:])
         _travel(work.entries.values(), work.session.config)
 
@@ -163,8 +165,21 @@ class ClusterBackend(PoolBackend):
         keeper = self._work.checkpointing.keeper
         if size is not None and keeper is not None:
             value.load = partial(keeper.load, task)
-        self.values.put(task, value, stored=False)
+        self.values.put(task, value, stored=size is not None)
         return size
+
+    def _earlier(self, record: TaskRecord) -> OnCluster | None:
+        """Have a worker load the result of an earlier run; None for a small one, and where that can not be done."""
+        ref, archive = record.result, self._work.checkpointing.archive
+        if ref is None or archive is None or ref.length <= SMALL or not self._is_shared:
+            return None
+        reload = partial(self._dask.load, self._keep, ref.to_json())
+        return OnCluster(reload(), ref.length, load=partial(archive.load, record), reload=reload)
+
+    @cached_property
+    def _is_shared(self) -> bool:
+        """Whether workers see the checkpoint."""
+        return self._keep is not None and self._dask.all_see(self._keep)
 
     def _keep_there(self, task: TaskId, value: OnCluster, stored: Any) -> int | None:
         """Take note of where the worker that made *value* has stored it; where it can not, fetch and store it."""
@@ -179,11 +194,13 @@ class ClusterBackend(PoolBackend):
         if stored is not None:
             ref = ResultRef(*stored)
             keeper.stored(task, ref)
+            value.reload = partial(self._dask.load, self._keep, stored)
             return ref.length
         if value.nbytes > self._options.fetched:
             self._work.tell(
-                f"the result of {label} ({value.nbytes / 1e6:,.0f} MB) is on the cluster alone, whose workers do not see"
-                f" {checkpointing.path}: {label} runs again on --ff-resume (ini flowforge_dask_fetch fetches larger ones)"
+                f"the result of {label} ({value.nbytes / 1e6:,.0f} MB) is on the cluster alone, whose workers do not "
+                f"see {checkpointing.path}: {label} runs again on --ff-resume (ini flowforge_dask_fetch fetches larger "
+                "ones)"
             )
             return None
         return self._work.size_of(task) if self._work.store(task, value.fetch()) else None
@@ -191,6 +208,9 @@ class ClusterBackend(PoolBackend):
 
 class ValuesThere(Values):
     """Results of which some are on the cluster: their readers here get the values, calls get what stands for them."""
+
+    #: What has a worker load an earlier result, where that can be done.
+    there: Callable[[TaskRecord], OnCluster | None] | None = None
 
     def are_mapped(self, task: TaskId) -> bool:
         """Whether tasks are made from the elements of what *task* returns."""
@@ -203,6 +223,14 @@ class ValuesThere(Values):
             for task, rule in self._blueprint.mapped.items()
             for _, member in self._blueprint.needs[task].parameters[rule.parameter].members
         )
+
+    def _from_earlier(self, task: TaskId, record: TaskRecord) -> Any:
+        if self._fresh is None and task not in self._store and self.there is not None and not self.are_mapped(task):
+            value = self.there(record)
+            if value is not None:
+                value.label = str(task)
+                self._store.put(task, value)
+        return super()._from_earlier(task, record)
 
     def result(self, task: TaskId) -> Any:
         return _fetched(super().result(task))

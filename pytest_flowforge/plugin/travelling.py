@@ -47,8 +47,8 @@ def packed_call(body: Body, arguments: Mapping[str, Any]) -> bytes:
         return pack(body.function, arguments, filters)
     except Exception as error:
         msg = (
-            f"{_first_unsendable(arguments)} can not be sent to another process ({one_line(error)}): make it in the task,"
-            " or use --ff-executor thread or process"
+            f"{_first_unsendable(arguments)} can not be sent to another process ({one_line(error)}): make it in the "
+            "task, or use --ff-executor thread or process"
         )
         raise ResultUnstorable(msg) from error
 

@@ -45,6 +45,7 @@ _KINDS = [
     Kind("thread", ("--ff-executor", "thread", "--ff-workers", "4"), shares_memory=True),
     Kind("process", ("-n", "2"), homes=2),
     Kind("pool", ("--ff-executor", "concurrent.futures:ProcessPoolExecutor", "--ff-workers", "2")),
+    Kind("dask", ("--ff-executor", "dask", "--ff-workers", "2"), needs="distributed"),
     Kind("loky", ("--ff-executor", "loky:get_reusable_executor", "--ff-workers", "2"), needs="loky"),
 ]
 
