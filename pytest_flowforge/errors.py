@@ -13,7 +13,8 @@ Every one of them names the thing, the rule and the way out::
     │   ├── CheckpointLocked      another run uses it
     │   ├── CheckpointUnsafe      others can write it, or something else stands in its place
     │   └── CheckpointUnwritable  the disk is full, broken or read-only
-    ├── ClusterError          a cluster can not be reached, or can not make our calls
+    ├── ClusterError          a cluster can not make our calls
+    │   └── ClusterUnreachable    its scheduler does not answer, or it could not be started
     ├── SkipTask              a task says that there is nothing to do
     ├── TaskFailed            a task did not succeed, and there is no exception of its own that could say so
     ├── WorkflowError         a workflow in code was asked for something that can not be done
@@ -40,6 +41,7 @@ __all__ = [
     "CheckpointUnwritable",
     "CheckpointVersion",
     "ClusterError",
+    "ClusterUnreachable",
     "FlowforgeError",
     "GraphError",
     "IllegalMove",
@@ -92,7 +94,11 @@ class SelectionError(FlowforgeError):
 
 
 class ClusterError(FlowforgeError):
-    """A Dask cluster can not be reached or started, or its workers can not make our calls."""
+    """A Dask cluster can not make our calls, or there is no Dask here."""
+
+
+class ClusterUnreachable(ClusterError):
+    """The scheduler of a Dask cluster does not answer, or a cluster could not be started here."""
 
 
 class SkipTask(FlowforgeError):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from pytest_flowforge.errors import ClusterError
+from pytest_flowforge.errors import ClusterError, ClusterUnreachable
 from pytest_flowforge.failures import one_line
 
 if TYPE_CHECKING:
@@ -112,7 +112,8 @@ def _facts() -> Callable[[list[str]], dict[str, str]]:
 def connect(address: str, patience: float) -> Cluster:
     """Return a client of the cluster whose scheduler is at *address*, or is described by that file.
 
-    Raises :class:`ClusterError` when nobody answers within *patience* seconds.
+    Raises :class:`ClusterUnreachable` when nobody answers within *patience* seconds, and :class:`ClusterError` for what
+    is no address, and without Dask.
     """
     distributed = _distributed()
     where: dict[str, Any] = {"address": address}
@@ -125,12 +126,15 @@ def connect(address: str, patience: float) -> Cluster:
         client = distributed.Client(**where, timeout=patience, set_as_default=False, name="pytest-flowforge")
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         msg = f"no Dask scheduler answers there within {patience:g} s ({one_line(error)})"
-        raise ClusterError(msg) from None
+        raise ClusterUnreachable(msg) from None
     return Cluster(client)
 
 
 def start(workers: int, patience: float) -> Cluster:
-    """Start *workers* processes of one thread each, which only this machine can reach."""
+    """Start *workers* processes of one thread each, which only this machine can reach.
+
+    Raises :class:`ClusterUnreachable`, and :class:`ClusterError` without Dask.
+    """
     distributed = _distributed()
     try:
         cluster = distributed.LocalCluster(
@@ -144,7 +148,7 @@ def start(workers: int, patience: float) -> Cluster:
         client = distributed.Client(cluster, timeout=patience, set_as_default=False, name="pytest-flowforge")
     except (OSError, ValueError, RuntimeError) as error:
         msg = f"a Dask cluster of {workers} workers could not be started here ({one_line(error)})"
-        raise ClusterError(msg) from error
+        raise ClusterUnreachable(msg) from error
     return Cluster(client, cluster)
 
 

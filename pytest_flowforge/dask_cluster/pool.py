@@ -218,7 +218,7 @@ class DaskPool(Executor):
         told = [self._ask(worker, sees, keep) for worker in self._threads]
         return bool(told) and all(told)
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Return the future of ``Request`` *fn*'s :class:`Answer`; any other function is called here and now."""
         if self.lost or self._closed.is_set():
             raise SchedulerGone(self.lost or "it was closed")
@@ -495,9 +495,7 @@ class DaskPool(Executor):
 
     def _look(self) -> Mapping[str, int]:
         """Find out who is there; raise what that raises when the scheduler does not answer."""
-        facts = self._in_background(self._client.sync, self._client.scheduler.identity, n_workers=-1).result(
-            self._patience
-        )
+        facts = self._in_background(self._client.sync, self._client.scheduler.identity).result(self._patience)
         self._threads = {address: int(worker["nthreads"]) for address, worker in facts["workers"].items()}
         for key, worker in list(self._unwanted.items()):
             if worker and worker not in self._threads:

@@ -20,7 +20,7 @@ def watchdog() -> Any:
 
     prefix = PREFIX
 
-    class Watchdog(SchedulerPlugin):
+    class Watchdog(SchedulerPlugin):  # type: ignore[misc]
         name = "pytest-flowforge-1"
         idempotent = True
 

@@ -15,7 +15,7 @@ from pytest_flowforge.core.records import ResultRef
 from pytest_flowforge.dask_cluster.connecting import Cluster, connect, start
 from pytest_flowforge.dask_cluster.orders import SMALL, Keep, Order
 from pytest_flowforge.dask_cluster.pool import Answer, DaskPool, OnCluster, Request
-from pytest_flowforge.errors import ClusterError
+from pytest_flowforge.errors import ClusterError, ClusterUnreachable
 from pytest_flowforge.executors.calls import unpack
 from pytest_flowforge.plugin.bodies import Body
 from pytest_flowforge.plugin.pools import PoolBackend, body_of
@@ -77,6 +77,13 @@ class ClusterBackend(PoolBackend):
         self.values.there = self._earlier
         self.sinks = (self.values, *self.sinks[1:])
         _travel(work.entries.values(), work.session.config)
+        work.session.config.pluginmanager.register(self, "flowforge-cluster")
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        # What has not run is no fault of the flow.
+        if self._dask.lost and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+            session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
 
     # What is sent, and what comes back.
 
@@ -171,15 +178,15 @@ class ClusterBackend(PoolBackend):
     def _earlier(self, record: TaskRecord) -> OnCluster | None:
         """Have a worker load the result of an earlier run; None for a small one, and where that can not be done."""
         ref, archive = record.result, self._work.checkpointing.archive
-        if ref is None or archive is None or ref.length <= SMALL or not self._is_shared:
+        if ref is None or archive is None or ref.length <= SMALL or self._shared is None:
             return None
-        reload = partial(self._dask.load, self._keep, ref.to_json())
+        reload = partial(self._dask.load, self._shared, ref.to_json())
         return OnCluster(reload(), ref.length, load=partial(archive.load, record), reload=reload)
 
     @cached_property
-    def _is_shared(self) -> bool:
-        """Whether workers see the checkpoint."""
-        return self._keep is not None and self._dask.all_see(self._keep)
+    def _shared(self) -> Keep | None:
+        """Where all workers see the results that are stored; None where they do not."""
+        return self._keep if self._keep is not None and self._dask.all_see(self._keep) else None
 
     def _keep_there(self, task: TaskId, value: OnCluster, stored: Any) -> int | None:
         """Take note of where the worker that made *value* has stored it; where it can not, fetch and store it."""
@@ -194,7 +201,8 @@ class ClusterBackend(PoolBackend):
         if stored is not None:
             ref = ResultRef(*stored)
             keeper.stored(task, ref)
-            value.reload = partial(self._dask.load, self._keep, stored)
+            if self._keep is not None:
+                value.reload = partial(self._dask.load, self._keep, stored)
             return ref.length
         if value.nbytes > self._options.fetched:
             self._work.tell(
@@ -263,6 +271,9 @@ def _cluster_of(options: ClusterOptions, workers: int) -> Cluster:
     except ClusterError as error:
         where = f"--ff-dask-address {options.address}: " if options.address else ""
         msg = f"{where}{error}"
+        if isinstance(error, ClusterUnreachable):
+            # Nobody has used anything wrongly.
+            pytest.exit(msg, pytest.ExitCode.INTERNAL_ERROR)
         raise pytest.UsageError(msg) from error
 
 

@@ -48,8 +48,8 @@ def backend_maker(config: pytest.Config, options: Options, choice: Choice) -> Ca
         from pytest_flowforge.plugin.cluster import ClusterBackend  # noqa: PLC0415 - nobody else needs it
 
         # A cluster that was there before has as many threads as it has, unless somebody wants fewer.
-        workers = options.workers or None if options.cluster.address else choice.workers
-        return partial(ClusterBackend, options=options.cluster, workers=workers)
+        most = options.workers or None if options.cluster.address else choice.workers
+        return partial(ClusterBackend, options=options.cluster, workers=most)
     make_pool = _pool_maker(config, choice)
     return partial(_in_pool, make_pool, choice.workers)
 
