@@ -24,6 +24,8 @@ with suppress(ImportError):
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from tests.plugin.clusters import RunningCluster
+
 # Whoever starts the tests in the background (nohup, a shell without job control) has these ignored, and the runs that
 # tests start would inherit that.
 for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (getattr(signal, "SIGHUP", 0), signal.SIG_DFL)):
@@ -127,7 +129,7 @@ def log(pytester: pytest.Pytester) -> Callable[[], list[str]]:
 # ---- runs beside a test, and what they leave behind ------------------------------------------------------------------
 
 #: In the environment of a test and of all processes that it starts, directly or not.
-_MARK = "FLOWFORGE_TESTS"
+MARK = "FLOWFORGE_TESTS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +202,7 @@ class Processes:
     """All processes that descend from a test, whoever their parent is now."""
 
     def __init__(self, mark: str) -> None:
-        self._mark = f"{_MARK}={mark}".encode()
+        self._mark = f"{MARK}={mark}".encode()
 
     def all(self) -> dict[int, str]:
         """Those that live, with their command lines."""
@@ -231,7 +233,7 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Processes]:
     if not Path("/proc/self/environ").exists():
         pytest.skip("needs /proc")
     mark = uuid.uuid4().hex
-    monkeypatch.setenv(_MARK, mark)
+    monkeypatch.setenv(MARK, mark)
     found = Processes(mark)
     yield found
     left = found.after(1.0)
@@ -245,3 +247,29 @@ def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < until, "waited for in vain"
         time.sleep(0.01)
+
+
+# ---- a Dask cluster --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def session_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
+    """A scheduler and two workers of one thread each, for all tests of this session: to start one takes seconds."""
+    pytest.importorskip("distributed")
+    from tests.plugin.clusters import running_cluster  # noqa: PLC0415 - it needs what is above
+
+    with running_cluster(tmp_path_factory.mktemp("cluster")) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(
+    session_cluster: RunningCluster,
+    flow: Flow,  # noqa: ARG001 - it sets the environment
+    pytester: pytest.Pytester,
+    monkeypatch: pytest.MonkeyPatch,
+) -> RunningCluster:
+    """That cluster, as if it had been started for this test: where its files are, with the key of its runs."""
+    monkeypatch.setenv("FLOWFORGE_KEY", session_cluster.environment["FLOWFORGE_KEY"])
+    session_cluster.move_to(pytester.path)
+    return session_cluster
