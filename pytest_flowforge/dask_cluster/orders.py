@@ -7,6 +7,7 @@ ask for it. Nothing of ours is ever raised in Dask: an exception is a part of wh
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import io
 import pickle
@@ -46,6 +47,10 @@ SMALL = 1 << 16
 _MOST_TOLD = 1 << 18
 
 
+#: Seconds that a call waits until it is known that it begins.
+_MOST_WAITED = 1.0
+
+
 @dataclass(frozen=True, slots=True)
 class Keep:
     """Where workers store results, if they see the same files: as results of *run* in the checkpoint in *folder*.
@@ -74,14 +79,14 @@ class Keep:
 class Order:
     """A call for a worker: *call* was packed by :func:`~pytest_flowforge.executors.calls.pack`.
 
-    ``topic`` is where it tells of itself under *key*, its beginning as well where ``tells_begin``. ``paths`` are
-    folders that modules may be imported from, where they are there.
+    ``topic`` is where it tells of itself under *key*. ``paths`` are folders that modules may be imported from, where
+    they are there. With ``is_limited`` it must be known when it begins.
     """
 
     key: str
     topic: str
     call: bytes
-    tells_begin: bool
+    is_limited: bool
     previews: bool
     keep: Keep | None
     paths: tuple[str, ...]
@@ -112,8 +117,9 @@ def make_call(order: Order, inputs: Mapping[str, Any]) -> Any:
 
     worker = get_worker()
     try:
-        if order.tells_begin:
-            worker.log_event(order.topic, {"key": order.key, "began": worker.address})
+        worker.log_event(order.topic, {"key": order.key, "began": worker.address})
+        if order.is_limited:
+            _wait_until_told(worker)
         facts: dict[str, Any] = {"key": order.key}
         value, came = _made(order, inputs, worker)
         if value is not _NOTHING:
@@ -135,6 +141,13 @@ def make_call(order: Order, inputs: Mapping[str, Any]) -> Any:
     return None if value is _NOTHING else value
 
 
+def _over(key: str) -> None:
+    """The call with that key is over, and nothing is to be raised any more that was meant for it."""
+    with _LOCK:
+        _RUNNING.pop(key, None)
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(threading.get_ident()), None)
+
+
 #: There is no value that stays here; None is a value.
 _NOTHING: Any = object()
 
@@ -150,10 +163,11 @@ def _made(order: Order, inputs: Mapping[str, Any], worker: Any) -> tuple[Any, Re
     try:
         came = made(order.call, inputs, gathering_its_own)
     finally:
-        with _LOCK:
-            del _RUNNING[order.key]
-            # What was to be raised here and was not, is not to be raised in the next call.
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(threading.get_ident()), None)
+        try:
+            _over(order.key)
+        finally:
+            # What is raised here from outside may be raised in there.
+            _over(order.key)
     came.measures = replace(came.measures or Measures(), worker=_name_of(worker))
     if came.error is not None or came.outcome is not None or _size_of(came.value) <= SMALL:
         return _NOTHING, came
@@ -164,6 +178,19 @@ def _made(order: Order, inputs: Mapping[str, Any], worker: Any) -> tuple[Any, Re
     came.error, came.unsendable = _unsendable(value, wrong), True
     came.trace = str(came.error)
     return _NOTHING, came
+
+
+def _wait_until_told(worker: Any) -> None:
+    """Wait until what *worker* has to tell is on its way: a call can keep the interpreter to itself from then on."""
+    told = threading.Event()
+
+    async def wait() -> None:
+        while worker.batched_stream.buffer:  # noqa: ASYNC110 - there is no event for that
+            await asyncio.sleep(0.001)
+        told.set()
+
+    worker.loop.add_callback(wait)
+    told.wait(_MOST_WAITED)
 
 
 def _unsendable(value: Any, wrong: BaseException | None) -> ResultUnstorable:
@@ -219,23 +246,27 @@ def _stored(keep: Keep | None, value: Any) -> Sequence[Any] | str | None:
     except (OSError, CheckpointError):
         return None
     try:
-        if keep.run not in place.runs():
-            return None
-        key = Key(Files())
-        if Keep.prove(key) != keep.proof:
-            return "was made by a worker with another key (set the same FLOWFORGE_KEY there), and is not stored"
-        store = ResultStore(place, keep.run, codecs=keep.unpacked(), key=key, sync_large=keep.durable)
-        try:
-            ref = store.put(value)
-            if keep.durable:
-                store.sync()
-        finally:
-            store.close()
-        return list(ref.to_json())
+        return _put(keep, place, value) if keep.run in place.runs() else None
     except (CheckpointError, ResultUnstorable) as error:
         return str(error)
+    except Exception as error:  # noqa: BLE001 - it comes from the disk, or from codecs; the task itself has succeeded
+        return f"could not be stored by its worker ({one_line(error)})"
     finally:
         place.close()
+
+
+def _put(keep: Keep, place: Place, value: Any) -> Sequence[Any] | str:
+    key = Key(Files())
+    if Keep.prove(key) != keep.proof:
+        return "was made by a worker with another key (set the same FLOWFORGE_KEY there), and is not stored"
+    store = ResultStore(place, keep.run, codecs=keep.unpacked(), key=key, sync_large=keep.durable)
+    try:
+        ref = store.put(value)
+        if keep.durable:
+            store.sync()
+    finally:
+        store.close()
+    return list(ref.to_json())
 
 
 def sees(keep: Keep) -> bool:

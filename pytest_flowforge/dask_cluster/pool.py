@@ -12,7 +12,7 @@ import queue
 import re
 import threading
 import time
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, InvalidStateError
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, InvalidStateError, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,7 +30,7 @@ from pytest_flowforge.dask_cluster.orders import (
     stop,
 )
 from pytest_flowforge.dask_cluster.watchdog import PREFIX, others_on, watchdog
-from pytest_flowforge.errors import ResultMissing
+from pytest_flowforge.errors import ClusterUnreachable, ResultMissing
 from pytest_flowforge.failures import one_line
 
 if TYPE_CHECKING:
@@ -47,8 +47,18 @@ _PAUSE = 0.05
 #: Seconds that a worker has to say what it is doing, before that is no matter any more.
 _ANSWER = 2.0
 
+#: Seconds that calls have to end when the pool is closed: the run has given them time before. And seconds after which
+#: a call begins no more that was taken back.
+_SHORT = 0.5
+
 #: Seconds that it may take to have workers started anew whose calls do not end, when the pool is closed.
 _FAREWELL = 10.0
+
+#: How often in a row a worker may leave a question unanswered before it counts as busy with what does not end.
+_DEAF = 2
+
+#: How often a call is handed over that has not begun when it came back.
+_MOST_SENT = 4
 
 #: Seconds after which a call that Dask says has ended, and that told nothing, is given up.
 _SILENCE = 10.0
@@ -66,12 +76,13 @@ class WorkerDied(CancelledError):
 class OnCluster:
     """Stands for the value of the task *label* on the cluster; handed to a call, the value arrives in its place.
 
-    ``load`` returns the value where it is kept elsewhere, too; ``reload`` has a worker load it from there, and returns
-    the future of that.
+    ``gather`` fetches the value of a future. ``load`` returns the value where it is kept elsewhere, too; ``reload`` has
+    a worker load it from there, and returns the future of that.
     """
 
     future: Any
     nbytes: int
+    gather: Callable[[Any], Any]
     label: str = ""
     load: Callable[[], Any] | None = None
     reload: Callable[[], Any] | None = None
@@ -86,7 +97,7 @@ class OnCluster:
         if not self.is_lost:
             # It may be lost on its way here.
             with suppress(Exception):
-                return self.future.result()
+                return self.gather(self.future)
         if self.load is not None:
             return self.load()
         msg = (
@@ -133,7 +144,12 @@ class _Call:
     request: Request
     here: Future[Any]
     there: Any = None
+    #: Who makes it; empty until it has begun.
     worker: str = ""
+    #: How often it was handed over.
+    sent: int = 0
+    #: Nobody waits for it any more.
+    is_unwanted: bool = False
     #: When Dask said that it has ended.
     silent_since: float = 0.0
 
@@ -144,7 +160,9 @@ class DaskPool(Executor):
     ``orders`` makes the order for a call from its key, topic and request. ``most`` is how many calls are made at a time
     (None: as many as the workers have threads). ``patience`` is how many seconds the scheduler may be silent, ``grace``
     how many a call has to end whose time is up. ``close`` frees what was started for the pool, which is the cluster if
-    that ``is_ours``; ``tell`` takes sentences for people.
+    that ``is_ours``; ``tell`` takes sentences for people, and ``alert`` those that they are to see while it waits.
+
+    Raises :class:`~pytest_flowforge.errors.ClusterUnreachable` when the scheduler does not answer.
     """
 
     def __init__(  # noqa: PLR0913 - all of it is decided by who connects
@@ -159,6 +177,7 @@ class DaskPool(Executor):
         close: Callable[[], None],
         is_ours: bool,
         tell: Callable[[str], None],
+        alert: Callable[[str], None],
     ) -> None:
         self._client = client
         self._run = run
@@ -169,27 +188,45 @@ class DaskPool(Executor):
         self._free = close
         self._is_ours = is_ours
         self._tell = tell
+        self._alert = alert
         self._topic = f"{PREFIX}{run}"
         self._numbers = itertools.count(1)
+        #: Held for all that follows, and never while anybody is asked anything.
         self._lock = threading.Lock()
         self._calls: dict[str, _Call] = {}
-        self._waiting: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
-        #: Threads of each worker.
-        self._threads: dict[str, int] = {}
         #: Calls that nobody wants any more, and that may go on; by key, the worker where that is known.
         self._unwanted: dict[str, str] = {}
+        #: Those of them that will not end, and whose worker is not restarted.
+        self._stuck: set[str] = set()
+        #: Workers that we have had restarted, or that have died: how many calls had begun there.
+        self._deaths: dict[str, int] = {}
+        #: Threads of each worker. Replaced as a whole.
+        self._threads: Mapping[str, int] = {}
+        #: What workers have that Dask calls resources: the most that one of them has of each.
+        self._resources: Mapping[str, float] = {}
+        #: What people were alerted to.
+        self._alerted: set[str] = set()
+        self._waiting: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._is_closing = False
         self._closed = threading.Event()
         #: Why there is no cluster any more.
         self.lost = ""
-        client.register_plugin(watchdog())
-        client.subscribe_topic(self._topic, self._on_event)
-        self._look()
-        self._threads_of_ours = [
+        #: What is sent to the scheduler goes through this. Dask makes another one when it connects again, and then the
+        #: scheduler has forgotten what was ours, and whom to tell.
+        self._connection = client.scheduler_comm
+        try:
+            self._in_background(client.register_plugin, watchdog()).result(patience)
+            client.subscribe_topic(self._topic, self._on_event)
+            self._look()
+        except Exception as error:
+            msg = f"the Dask scheduler does not answer within {patience:g} s ({one_line(error)})"
+            raise ClusterUnreachable(msg) from error
+        self._sender, self._watcher = (
             threading.Thread(target=target, name=f"flowforge-dask-{name}", daemon=True)
             for name, target in (("send", self._send_all), ("watch", self._watch))
-        ]
-        for thread in self._threads_of_ours:
-            thread.start()
+        )
+        self._sender.start()
+        self._watcher.start()
 
     # As an executor.
 
@@ -200,13 +237,22 @@ class DaskPool(Executor):
         if not threads:
             # There may be workers soon, and some clusters start them only when there is something to do.
             return self._most or 1
-        free = max(threads - len(self._unwanted), 0)
+        with self._lock:
+            free = max(threads - sum(1 for worker in self._unwanted.values() if worker), 0)
         return free if self._most is None else min(free, self._most)
 
     @property
     def workers(self) -> Mapping[str, int]:
         """The threads of each worker, by address."""
         return self._threads
+
+    def gather(self, future: Any) -> Any:
+        """Return the value of a Dask future; raise what that raises, and :class:`SchedulerGone`."""
+        gathered = self._in_background(future.result)
+        while not wait([gathered], _LOOK).done:
+            if self.lost or self._closed.is_set():
+                raise SchedulerGone(self.lost or _CLOSED)
+        return gathered.result()
 
     def load(self, keep: Keep, ref: Sequence[Any]) -> Any:
         """Have a worker load a stored result; return the future of that."""
@@ -220,16 +266,20 @@ class DaskPool(Executor):
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Return the future of ``Request`` *fn*'s :class:`Answer`; any other function is called here and now."""
-        if self.lost or self._closed.is_set():
-            raise SchedulerGone(self.lost or "it was closed")
+        if self.lost or self._is_closing:
+            raise SchedulerGone(self.lost or _CLOSED)
         here: Future[Any] = Future()
         if not isinstance(fn, Request):
             here.set_result(fn(*args, **kwargs))
             return here
-        name = re.sub(r"[^\w.]", "_", fn.name)
-        call = _Call(f"{PREFIX}{name}-{self._run}-{next(self._numbers)}", fn, here)
+        call = _Call(self._new_key(fn.name), fn, here)
         with self._lock:
-            self._calls[call.key] = call
+            # It may have been lost since that was looked at, and then nobody ends it.
+            if not self.lost:
+                self._calls[call.key] = call
+            lost = self.lost
+        if lost:
+            raise SchedulerGone(lost)
         here.add_done_callback(partial(self._on_cancelled, call))
         self._waiting.put(call)
         return here
@@ -238,7 +288,7 @@ class DaskPool(Executor):
         """Give up on a call, and stop it where that can be; return whether there was anything. Its end is dropped."""
         with self._lock:
             call = next((one for one in self._calls.values() if one.here is future), None)
-        if call is None or self._taken(call.key) is None:
+        if call is None or not self._is_taken(call):
             return False
         self._give_up([call])
         return True
@@ -252,22 +302,37 @@ class DaskPool(Executor):
         told = self._ask(call.worker, stack_of, call.key)
         return told or ""
 
+    def _new_key(self, name: str) -> str:
+        return f"{PREFIX}{re.sub(_NOT_IN_KEYS, '_', name)}-{self._run}-{next(self._numbers)}"
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002, ARG002 - as in Executor
         """Stop what goes on, and free the cluster of us."""
-        if self._closed.is_set():
+        if self._is_closing:
             return
+        self._is_closing = True
+        try:
+            # What is being handed over just now is then known.
+            self._waiting.put(None)
+            self._sender.join(self._patience)
+            with self._lock:
+                calls, self._calls = list(self._calls.values()), {}
+            if not self.lost and not self._is_ours:
+                self._give_up(calls)
+                until = time.monotonic() + min(self._grace, _SHORT) + _FAREWELL
+                while self._goes_on() and time.monotonic() < until:
+                    time.sleep(_PAUSE)
+        finally:
+            self._closed.set()
+            with suppress(Exception):
+                self._client.unsubscribe_topic(self._topic)
+            # Who does not answer is left to itself.
+            with suppress(Exception):
+                self._in_background(self._free).result(min(self._patience, _FAREWELL))
+
+    def _goes_on(self) -> bool:
+        """Whether calls go on that will be stopped."""
         with self._lock:
-            calls, self._calls = list(self._calls.values()), {}
-        if not self.lost and not self._is_ours:
-            self._give_up(calls)
-            until = time.monotonic() + self._grace + _FAREWELL
-            while self._unwanted and time.monotonic() < until:
-                time.sleep(_PAUSE)
-        self._closed.set()
-        self._waiting.put(None)
-        with suppress(Exception):
-            self._client.unsubscribe_topic(self._topic)
-        self._free()
+            return not self._unwanted.keys() <= self._stuck
 
     # Handing over.
 
@@ -283,29 +348,34 @@ class DaskPool(Executor):
                     calls.append(another)
             groups: dict[Any, list[_Call]] = {}
             for call in calls:
-                if call.key not in self._calls:
+                if not self._is_wanted(call):
                     continue
                 request = call.request
                 alike = (request.priority, tuple(sorted(request.resources.items())))
-                groups.setdefault(alike if not _is_there(request.inputs) else call.key, []).append(call)
+                groups.setdefault(alike if not _on_cluster(request.inputs) else call.key, []).append(call)
             for group in groups.values():
                 try:
                     self._send(group)
-                except Exception as error:  # noqa: BLE001 - whatever it is, these calls have ended
+                except BaseException as error:  # noqa: BLE001 - whatever it is, these calls have ended, others go on
                     for call in group:
-                        self._end(call.key, error=error)
+                        self._end(call, error=error if isinstance(error, Exception) else _of_dask(error))
+
+    def _is_wanted(self, call: _Call) -> bool:
+        with self._lock:
+            return self._calls.get(call.key) is call
 
     def _send(self, calls: Sequence[_Call]) -> None:
         request = calls[0].request
         options: dict[str, Any] = {"pure": False, "retries": 0, "priority": request.priority}
         if request.resources:
             options["resources"] = dict(request.resources)
-        if self._unwanted:
-            stuck = set(self._unwanted.values())
-            free = [worker for worker in self._threads if worker not in stuck]
-            if free and len(free) < len(self._threads):
-                # Whatever becomes of these: others may be asked once they have gone.
-                options |= {"workers": free, "allow_other_workers": True}
+        with self._lock:
+            busy = set(self._unwanted.values())
+        threads = self._threads
+        free = [worker for worker in threads if worker not in busy]
+        if free and len(free) < len(threads):
+            # Whatever becomes of these: others may be asked once they have gone.
+            options |= {"workers": free, "allow_other_workers": True}
         orders = [self._order(call.key, self._topic, call.request) for call in calls]
         keys = [call.key for call in calls]
         if len(calls) == 1:
@@ -316,11 +386,24 @@ class DaskPool(Executor):
                 make_call, orders, [dict(call.request.inputs) for call in calls], key=keys, **options
             )
         for call, there in zip(calls, futures, strict=True):
-            call.there = there
+            with self._lock:
+                # It may have ended by now, and it may have been given up.
+                call.there = there
+                call.sent += 1
+                is_unwanted = call.is_unwanted
             there.add_done_callback(partial(self._on_done, call))
-            if call.key not in self._calls:
-                # Given up meanwhile.
-                there.cancel(force=True)
+            if is_unwanted:
+                self._give_up([call])
+
+    def _send_again(self, call: _Call) -> None:
+        """Hand over once more what has not begun. Dask knows the old key as that of what has failed."""
+        with self._lock:
+            if self._calls.get(call.key) is not call:
+                return
+            del self._calls[call.key]
+            call.key, call.there, call.worker, call.silent_since = self._new_key(call.request.name), None, "", 0.0
+            self._calls[call.key] = call
+        self._waiting.put(call)
 
     # Ends. Called by threads of the client.
 
@@ -328,22 +411,40 @@ class DaskPool(Executor):
         _, told = event
         key = told["key"]
         if "began" in told:
-            call = self._calls.get(key)
-            if call is not None:
-                call.worker = told["began"]
-                with suppress(InvalidStateError, RuntimeError):
-                    call.here.set_running_or_notify_cancel()
-                if call.request.on_begin is not None:
-                    call.request.on_begin()
+            self._on_begin(key, told["began"])
             return
-        call = self._taken(key)
+        with self._lock:
+            call = self._calls.pop(key, None)
         if call is None:
             return
-        value = OnCluster(call.there, told["nbytes"]) if "nbytes" in told else None
+        value = None
+        if "nbytes" in told:
+            from distributed import Future as DaskFuture  # noqa: PLC0415 - an extra
+
+            # It may be told before we have been given the future.
+            value = OnCluster(call.there or DaskFuture(key, self._client), told["nbytes"], self.gather)
         _set(call.here, Answer(told["came"], value, told.get("stored"), told.get("preview", "")))
 
+    def _on_begin(self, key: str, worker: str) -> None:
+        with self._lock:
+            call = self._calls.get(key)
+            if call is not None:
+                call.worker = worker
+            is_known = key in self._unwanted
+            self._unwanted.update({key: worker} if call is None else {})
+        if call is None:
+            # It was given up while it was on its way.
+            if not is_known:
+                self._in_background(self._clear_worker, worker, [key])
+            return
+        if not call.here.running():
+            with suppress(InvalidStateError, RuntimeError):
+                call.here.set_running_or_notify_cancel()
+        if call.request.on_begin is not None:
+            call.request.on_begin()
+
     def _on_done(self, call: _Call, there: Any) -> None:
-        if call.key not in self._calls:
+        if call.there is not there or not self._is_wanted(call):
             return
         status = there.status
         if status == "finished":
@@ -352,123 +453,149 @@ class DaskPool(Executor):
             else:
                 # What it came to has been told, and is about to arrive.
                 call.silent_since = time.monotonic()
-            return
-        if status == "error":
-            error = there.exception()
-            self._end(call.key, error=WorkerDied("its worker died") if _is_death(error) else _of_dask(error))
-        elif self._client.status != "running":
+        elif status == "error":
+            error = there.exception(timeout=_ANSWER)
+            if not _is_death(error):
+                self._end(call, error=_of_dask(error))
+            elif self._had_begun(call, error):
+                self._end(call, error=WorkerDied("its worker died"))
+            else:
+                self._send_again(call)
+        elif self._is_disconnected():
             # Whatever goes on there, the scheduler has forgotten whose it is.
             self._lose("the connection was lost")
-        elif any(one.is_lost for one in _on_cluster(call.request.inputs)):
-            # It can not have begun: while a call is made, its worker has what it needs.
-            self._waiting.put(call)
+        elif not call.worker and call.sent < _MOST_SENT and _lacks_inputs(call):
+            # It can not begin without them.
+            self._send_again(call)
         else:
-            self._end(call.key, error=CancelledError("the cluster has dropped it"))
+            self._end(call, error=CancelledError("the cluster has dropped it"))
+
+    def _had_begun(self, call: _Call, death: Any) -> bool:
+        """Whether *call* may have begun at the worker that died; what waits in a queue there has not.
+
+        A worker that dies in the first moment of a call has no time to tell that it has begun. So a call counts as
+        begun unless others are known to have taken all threads.
+        """
+        worker = getattr(death, "last_worker", None)
+        address, threads = getattr(worker, "address", call.worker), getattr(worker, "nthreads", 1)
+        with self._lock:
+            if call.worker:
+                self._deaths[address] = self._deaths.get(address, 0) + 1
+                return True
+            begun = self._deaths.get(address, 0)
+            begun += sum(one.worker == address for one in self._calls.values())
+        return begun < threads or call.sent >= _MOST_SENT
 
     def _fetch(self, call: _Call, there: Any) -> None:
         try:
             came: Came = there.result()
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody will know what the call came to
-            self._end(call.key, error=WorkerDied(f"what it came to was lost ({one_line(error)})"))
+            self._end(call, error=WorkerDied(f"what it came to was lost ({one_line(error)})"))
         else:
-            if self._taken(call.key) is not None:
+            if self._is_taken(call):
                 _set(call.here, Answer(came.data))
 
-    def _end(self, key: str, *, error: BaseException) -> None:
-        call = self._taken(key)
-        if call is not None:
+    def _end(self, call: _Call, *, error: BaseException) -> None:
+        if self._is_taken(call):
             with suppress(InvalidStateError):
                 call.here.set_exception(error)
 
-    def _taken(self, key: str) -> _Call | None:
-        """The call with that key, for who ends it; None when somebody has done that."""
+    def _is_taken(self, call: _Call) -> bool:
+        """Take the call away, which is for who ends it; false when somebody has done that."""
         with self._lock:
-            return self._calls.pop(key, None)
+            if self._calls.get(call.key) is not call:
+                return False
+            del self._calls[call.key]
+            return True
 
     def _on_cancelled(self, call: _Call, here: Future[Any]) -> None:
-        if here.cancelled() and self._taken(call.key) is not None:
+        if here.cancelled() and self._is_taken(call):
             self._give_up([call])
 
     # What goes on although nobody wants it.
 
     def _give_up(self, calls: Iterable[_Call]) -> None:
         """Cancel calls where they have not begun, and have them end where they have."""
-        sent = [call for call in calls if call.there is not None]
+        sent = []
+        with self._lock:
+            for call in calls:
+                # One that is just being handed over is given up by who does that.
+                call.is_unwanted = True
+                if call.there is not None:
+                    self._unwanted[call.key] = call.worker
+                    sent.append(call)
         if not sent:
             return
-        with suppress(Exception):
-            for call in sent:
-                self._unwanted[call.key] = call.worker
-            self._client.cancel([call.there for call in sent], force=True)
-        self._in_background(self._stop, [call.key for call in sent])
-
-    def _stop(self, keys: Sequence[str]) -> None:
-        """Have the calls with these keys end that have begun; those that do not end take their worker with them."""
+        self._in_background(self._client.cancel, [call.there for call in sent], force=True)
         by_worker: dict[str, list[str]] = {}
-        for key in keys:
-            by_worker.setdefault(self._unwanted.get(key, ""), []).append(key)
-        unknown = by_worker.pop("", [])
-        if unknown:
-            for worker in list(self._threads):
-                found = self._ask(worker, running, unknown)
-                # Who does not answer may be busy with any of them.
-                by_worker.setdefault(worker, []).extend(unknown if found is None else found)
-        held = {key for found in by_worker.values() for key in found}
-        for key in set(keys) - held:
-            self._unwanted.pop(key, None)
-        for worker, found in by_worker.items():
-            if found:
-                for key in found:
-                    self._unwanted[key] = worker
-                self._in_background(self._clear_worker, worker, found)
+        for call in sent:
+            by_worker.setdefault(call.worker, []).append(call.key)
+        for worker, keys in by_worker.items():
+            self._in_background(self._clear_worker if worker else self._clear, *((worker,) if worker else ()), keys)
+
+    def _clear(self, keys: Sequence[str]) -> None:
+        """Forget calls that have not begun, as far as is known: those that do are stopped when they tell it."""
+        time.sleep(_SHORT)
+        with self._lock:
+            for key in keys:
+                if not self._unwanted.get(key):
+                    self._unwanted.pop(key, None)
 
     def _clear_worker(self, worker: str, keys: Sequence[str]) -> None:
+        """Have the calls with these keys end that *worker* makes; as the last step, have it started anew."""
         self._ask(worker, stop, keys)
-        until = time.monotonic() + self._grace
+        until = time.monotonic() + (min(self._grace, _SHORT) if self._is_closing else self._grace)
         left: Sequence[str] = keys
-        while time.monotonic() < until and left and not self._closed.is_set():
-            time.sleep(_PAUSE)
+        unanswered = 0
+        while left and not self._closed.is_set() and worker in self._threads:
             told = self._ask(worker, running, left)
+            unanswered = unanswered + 1 if told is None else 0
             left = left if told is None else told
-        for key in set(keys) - set(left):
-            self._unwanted.pop(key, None)
-        if left and worker in self._threads:
-            self._restart(worker, left)
+            self._forget(set(keys) - set(left))
+            if left and time.monotonic() > until and (unanswered >= _DEAF or not self._others_of_ours_on(worker)):
+                if self._is_restarted(worker, left, is_deaf=unanswered >= _DEAF):
+                    break
+                with self._lock:
+                    self._stuck.update(left)
+                return
+            time.sleep(_PAUSE)
+        self._forget(keys)
 
-    def _restart(self, worker: str, keys: Sequence[str]) -> None:
-        """As the last step, have a worker started anew, once nothing else of ours is on it."""
+    def _forget(self, keys: Iterable[str]) -> None:
+        with self._lock:
+            for key in keys:
+                self._unwanted.pop(key, None)
+                self._stuck.discard(key)
+
+    def _others_of_ours_on(self, worker: str) -> bool:
+        """Whether that worker makes calls of ours that are wanted."""
+        with self._lock:
+            return any(call.worker == worker for call in self._calls.values())
+
+    def _is_restarted(self, worker: str, keys: Sequence[str], *, is_deaf: bool) -> bool:
+        """Have a worker started anew, unless others use it; return whether that was done."""
         goes = "1 call goes on" if len(keys) == 1 else f"{len(keys)} calls go on"
         what = f"{goes} at the worker {worker} that nobody waits for"
-        while not self._closed.is_set():
-            if self._busy(worker, keys):
-                time.sleep(_PAUSE * 10)
-                continue
-            try:
-                others = self._client.run_on_scheduler(others_on(), worker)
-                if others:
-                    self._tell(f"{what}: it is not restarted, for others use it, too, and has a thread less for us")
-                    return
-                self._save(worker)
-                self._client.restart_workers([worker], timeout=self._patience)
-            except Exception as error:  # noqa: BLE001 - it stays as it is, and that is said
-                if worker in self._look():
-                    self._tell(
-                        f"{what}, and it could not be restarted ({one_line(error)}): it has a thread less for us"
-                    )
-                    return
-            break
-        self._look()
-        for key in keys:
-            self._unwanted.pop(key, None)
-
-    def _busy(self, worker: str, unwanted: Sequence[str]) -> bool:
-        """Whether that worker has other calls of ours."""
         try:
-            on_it = self._client.processing([worker]).get(worker, ())
-        except Exception:  # noqa: BLE001 - the worker has gone, or will be found to
-            return False
-        with self._lock:
-            return any(key in self._calls and key not in unwanted for key in on_it)
+            # Each of these can be stuck with whom it asks.
+            others = self._in_background(self._client.run_on_scheduler, others_on(self._run), worker)
+            if others.result(self._patience):
+                self._tell(f"{what}: it is not restarted, for others use it, too, and has a thread less for us")
+                return False
+            if not is_deaf:
+                with suppress(Exception):
+                    self._in_background(self._save, worker).result(self._patience)
+            with self._lock:
+                # What waits there has not begun.
+                self._deaths[worker] = self._threads.get(worker, 0)
+            restarted = self._in_background(self._client.restart_workers, [worker], timeout=self._patience)
+            restarted.result(self._patience + _ANSWER)
+            self._look()
+        except Exception as error:  # noqa: BLE001 - it stays as it is, and that is said
+            if worker in self._threads and not self.lost and not self._closed.is_set():
+                self._tell(f"{what}, and it could not be restarted ({one_line(error)}): it has a thread less for us")
+                return False
+        return True
 
     def _save(self, worker: str) -> None:
         """Have values that only this worker has copied to another one."""
@@ -488,25 +615,71 @@ class DaskPool(Executor):
             except Exception as error:  # noqa: BLE001 - whatever it is, the scheduler does not answer
                 self._lose(one_line(error))
                 return
+            if self._is_disconnected():
+                self._lose("the connection was lost")
+                return
             now = time.monotonic()
-            for call in list(self._calls.values()):
-                if call.silent_since and now - call.silent_since > _SILENCE:
-                    self._end(call.key, error=WorkerDied("what it came to was lost"))
+            with self._lock:
+                silent = [
+                    call for call in self._calls.values() if call.silent_since and now - call.silent_since > _SILENCE
+                ]
+                is_full = len(self._stuck) >= sum(self._threads.values()) > 0
+            for call in silent:
+                self._end(call, error=WorkerDied("what it came to was lost"))
+            if is_full:
+                self._lose("calls that do not end have taken all threads of its workers", is_silent=False)
+                return
+            self._look_for_whom_is_waited()
 
-    def _look(self) -> Mapping[str, int]:
+    def _look_for_whom_is_waited(self) -> None:
+        """Alert people when calls wait for workers that are not there."""
+        with self._lock:
+            waiting = [call.request for call in self._calls.values() if call.sent and not call.worker]
+        if not waiting:
+            return
+        if not self._threads:
+            self._alert_once("the Dask cluster has no workers: tasks wait until there are some")
+            return
+        for name, units in {pair for request in waiting for pair in request.resources.items()}:
+            most = self._resources.get(name, 0.0)
+            if most < units:
+                self._alert_once(
+                    f"no Dask worker has {units:g} of the resource {name} (the most is {most:g}): tasks that need it "
+                    f"wait for one that was started with --resources {name}={units:g}"
+                )
+
+    def _alert_once(self, sentence: str) -> None:
+        if sentence not in self._alerted:
+            self._alerted.add(sentence)
+            self._alert(sentence)
+
+    def _is_disconnected(self) -> bool:
+        """Whether the connection has been lost, now or at some time before."""
+        client = self._client
+        return client.status != "running" or client.scheduler_comm is not self._connection
+
+    def _look(self) -> None:
         """Find out who is there; raise what that raises when the scheduler does not answer."""
         facts = self._in_background(self._client.sync, self._client.scheduler.identity).result(self._patience)
-        self._threads = {address: int(worker["nthreads"]) for address, worker in facts["workers"].items()}
-        for key, worker in list(self._unwanted.items()):
-            if worker and worker not in self._threads:
-                self._unwanted.pop(key, None)
-        return self._threads
-
-    def _lose(self, why: str) -> None:
-        """There is no scheduler any more."""
-        self.lost = self.lost or f"the Dask scheduler does not answer any more ({why})"
+        workers: Mapping[str, Any] = facts["workers"]
+        resources: dict[str, float] = {}
+        for worker in workers.values():
+            for name, units in (worker.get("resources") or {}).items():
+                resources[name] = max(resources.get(name, 0.0), float(units))
+        self._resources = resources
+        self._threads = {address: int(worker["nthreads"]) for address, worker in workers.items()}
         with self._lock:
+            gone = [key for key, worker in self._unwanted.items() if worker and worker not in self._threads]
+        self._forget(gone)
+
+    def _lose(self, why: str, *, is_silent: bool = True) -> None:
+        """There is nobody any more who makes calls."""
+        with self._lock:
+            what = f"the Dask scheduler does not answer any more ({why})" if is_silent else f"the Dask cluster: {why}"
+            self.lost = self.lost or what
             calls, self._calls = list(self._calls.values()), {}
+            if is_silent:
+                self._unwanted.clear()
         for call in calls:
             with suppress(InvalidStateError):
                 call.here.set_exception(SchedulerGone(self.lost))
@@ -533,6 +706,12 @@ class DaskPool(Executor):
         return future
 
 
+#: What Dask and its dashboard do not want in the name of a group of tasks.
+_NOT_IN_KEYS = r"[^\w.]"
+
+_CLOSED = "it was closed"
+
+
 def _set(here: Future[Any], answer: Answer) -> None:
     with suppress(InvalidStateError):
         here.set_result(answer)
@@ -545,8 +724,8 @@ def _on_cluster(inputs: Mapping[str, Any]) -> list[OnCluster]:
     return found
 
 
-def _is_there(inputs: Mapping[str, Any]) -> bool:
-    return bool(_on_cluster(inputs))
+def _lacks_inputs(call: _Call) -> bool:
+    return any(one.is_lost for one in _on_cluster(call.request.inputs))
 
 
 def _arriving(value: Any) -> Any:

@@ -43,15 +43,18 @@ def watchdog() -> Any:
     return Watchdog()
 
 
-def others_on() -> Any:
-    """Return a function for the scheduler: how many tasks and results of others a worker has, by its address."""
-    prefix = PREFIX
+def others_on(run: str) -> Any:
+    """Return a function for the scheduler: how many tasks and results of others a worker has, by its address.
+
+    Others are all that do not belong to *run*, other runs of ours among them.
+    """
+    prefix, mark = PREFIX, f"-{run}-"
 
     def count(address: str, dask_scheduler: Any = None) -> int:
         worker = dask_scheduler.workers.get(address)
         if worker is None:
             return 0
-        keys = {task.key for task in (*worker.processing, *worker.has_what)}
-        return sum(not str(key).startswith(prefix) for key in keys)
+        keys = {str(task.key) for task in (*worker.processing, *worker.has_what)}
+        return sum(not (key.startswith(prefix) and mark in key) for key in keys)
 
     return count

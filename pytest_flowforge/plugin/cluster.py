@@ -63,7 +63,11 @@ class ClusterBackend(PoolBackend):
                 close=self._cluster.close,
                 is_ours=self._cluster.is_ours,
                 tell=work.tell,
+                alert=partial(_alert, work.session.config),
             )
+        except ClusterUnreachable as error:
+            self._cluster.close()
+            pytest.exit(_about(options, error), pytest.ExitCode.INTERNAL_ERROR)
         except ClusterError as error:
             self._cluster.close()
             raise pytest.UsageError(str(error)) from error
@@ -181,7 +185,7 @@ class ClusterBackend(PoolBackend):
         if ref is None or archive is None or ref.length <= SMALL or self._shared is None:
             return None
         reload = partial(self._dask.load, self._shared, ref.to_json())
-        return OnCluster(reload(), ref.length, load=partial(archive.load, record), reload=reload)
+        return OnCluster(reload(), ref.length, self._dask.gather, load=partial(archive.load, record), reload=reload)
 
     @cached_property
     def _shared(self) -> Keep | None:
@@ -269,12 +273,22 @@ def _cluster_of(options: ClusterOptions, workers: int) -> Cluster:
     try:
         return connect(options.address, options.timeout) if options.address else start(workers, options.timeout)
     except ClusterError as error:
-        where = f"--ff-dask-address {options.address}: " if options.address else ""
-        msg = f"{where}{error}"
+        msg = _about(options, error)
         if isinstance(error, ClusterUnreachable):
             # Nobody has used anything wrongly.
             pytest.exit(msg, pytest.ExitCode.INTERNAL_ERROR)
         raise pytest.UsageError(msg) from error
+
+
+def _about(options: ClusterOptions, error: ClusterError) -> str:
+    return f"--ff-dask-address {options.address}: {error}" if options.address else str(error)
+
+
+def _alert(config: pytest.Config, sentence: str) -> None:
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:
+        reporter.ensure_newline()
+        reporter.write_line(f"flowforge: {sentence}")
 
 
 def _say(config: pytest.Config, cluster: Cluster, pool: DaskPool) -> None:
