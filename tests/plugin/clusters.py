@@ -71,9 +71,22 @@ class RunningCluster:
             name, "worker", *where, "--name", name, "--no-dashboard", "--host", "127.0.0.1", *threads, *args, env=env
         )
 
-    def move_to(self, folder: Path) -> None:
-        """Have the workers work in *folder*."""
+    @contextmanager
+    def one_more_worker(self, name: str, *args: str) -> Iterator[None]:
+        """Have one more worker for a while."""
         with client_of(self) as client:
+            workers = len(client.scheduler_info()["workers"])
+            self.add_worker(name, *args)
+            try:
+                client.wait_for_workers(workers + 1, timeout=30 * SLOWER)
+                yield
+            finally:
+                _end([self.processes.pop(name)])
+
+    def move_to(self, folder: Path) -> None:
+        """Have the workers, all of which have to be there, work in *folder*."""
+        with client_of(self) as client:
+            client.wait_for_workers(len(self.processes) - 1, timeout=30 * SLOWER)
             client.run(os.chdir, str(folder))
 
     def log(self, name: str) -> str:
@@ -82,19 +95,23 @@ class RunningCluster:
 
     def end(self) -> None:
         """End all of its processes, whatever they are doing."""
-        # Workers go by themselves when their nannies are told to.
-        for number in (signal.SIGCONT, signal.SIGTERM):
-            for process in self.processes.values():
-                with suppress(OSError):
-                    os.killpg(process.pid, number)
-        until = time.monotonic() + _FAREWELL
-        for process in self.processes.values():
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(max(until - time.monotonic(), 0.0))
-            # The group outlives its leader where a worker holds the interpreter.
+        _end(list(self.processes.values()))
+
+
+def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    # Workers go by themselves when their nannies are told to.
+    for number in (signal.SIGCONT, signal.SIGTERM):
+        for process in processes:
             with suppress(OSError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait(_FAREWELL * SLOWER)
+                os.killpg(process.pid, number)
+    until = time.monotonic() + _FAREWELL
+    for process in processes:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(max(until - time.monotonic(), 0.0))
+        # The group outlives its leader where a worker holds the interpreter.
+        with suppress(OSError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(_FAREWELL * SLOWER)
 
 
 def _go_with_parent() -> None:
