@@ -101,6 +101,8 @@ class Came:
 
 #: The calls that are made in this process: the thread of each, by key.
 _RUNNING: dict[str, int] = {}
+#: Those in which an exception is to be raised.
+_STOPPED: set[str] = set()
 _LOCK = threading.Lock()
 
 
@@ -145,7 +147,10 @@ def _over(key: str) -> None:
     """The call with that key is over, and nothing is to be raised any more that was meant for it."""
     with _LOCK:
         _RUNNING.pop(key, None)
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(threading.get_ident()), None)
+        # Not for every call: it takes time, and hangs under a profiler.
+        if key in _STOPPED:
+            _STOPPED.discard(key)
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(threading.get_ident()), None)
 
 
 #: There is no value that stays here; None is a value.
@@ -309,6 +314,7 @@ def stop(keys: Sequence[str]) -> list[str]:
     """
     with _LOCK:
         here = [key for key in keys if key in _RUNNING]
+        _STOPPED.update(here)
         for key in here:
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(_RUNNING[key]), ctypes.py_object(Stopped))
     return here
