@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import sys
 from importlib import import_module
@@ -54,15 +55,20 @@ class Cluster:
             here = host == "localhost"
         return scheme in ("tcp", "ws") and not here
 
-    def check_workers(self) -> None:
-        """Raise :class:`ClusterError` when workers can not make our calls, because of what is installed there."""
-        facts: Mapping[str, Any] = self.client.run(_facts(), list(_PACKAGES), on_error="return")
+    def check_workers(self, patience: float) -> None:
+        """Raise :class:`ClusterError` when workers can not make our calls, because of what is installed there.
+
+        Raises :class:`ClusterUnreachable` when the scheduler does not answer within *patience* seconds. Workers that do
+        not, which may be busy, are taken for alike.
+        """
+        try:
+            facts: Mapping[str, Any] = self.client.sync(self._ask_all, patience, callback_timeout=2 * patience)
+        except Exception as error:
+            msg = f"the Dask scheduler does not answer within {patience:g} s ({one_line(error)})"
+            raise ClusterUnreachable(msg) from error
         here = _facts()(list(_PACKAGES))
         problems = []
         for worker, there in facts.items():
-            if isinstance(there, BaseException):
-                problems.append(f"{worker} did not say what it has ({one_line(there)})")
-                continue
             problems += [
                 f"{worker} has {_called(name)} {there[name] or 'not at all'}, and here it is {here[name]}"
                 for name in here
@@ -77,12 +83,32 @@ class Cluster:
             )
             raise ClusterError(msg)
 
+    async def _ask_all(self, patience: float) -> dict[str, Any]:
+        """Return the facts of those workers that tell them in time."""
+        identity = await asyncio.wait_for(self.client.scheduler.identity(), patience)
+        asked = {
+            worker: asyncio.ensure_future(self.client.run(_facts(), list(_PACKAGES), workers=[worker]))
+            for worker in identity["workers"]
+        }
+        if asked:
+            await asyncio.wait(asked.values(), timeout=min(patience, _ANSWER))
+        for answer in asked.values():
+            answer.cancel()
+        return {
+            worker: answer.result()[worker]
+            for worker, answer in asked.items()
+            if answer.done() and not answer.cancelled() and answer.exception() is None
+        }
+
     def close(self) -> None:
         """Leave the cluster, and end it if it was started here."""
         self.client.close()
         if self._cluster is not None:
             self._cluster.close()
 
+
+#: Seconds that workers have to tell what is installed there.
+_ANSWER = 5.0
 
 #: Differences that are shown.
 _MOST = 5

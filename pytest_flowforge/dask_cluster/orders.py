@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import importlib
 import io
 import pickle
 import sys
 import threading
 import traceback
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,11 +137,39 @@ def make_call(order: Order, inputs: Mapping[str, Any]) -> Any:
             data = packed(came)
         if value is _NOTHING and len(data) > _MOST_TOLD:
             return Came(data)
-        worker.log_event(order.topic, {**facts, "came": data})
+        worker.log_event(order.topic, {**facts, "took": came.seconds, "came": data})
     except BaseException as error:  # noqa: BLE001 - whatever it is, Dask would not know what to do with it
         came = Returned(error=error, trace="".join(traceback.format_exception(error)))
         return Came(packed(came))
     return None if value is _NOTHING else value
+
+
+def _make_importable(order: Order) -> None:
+    """Let the call find modules of its project where it imports them itself, as they are now."""
+    with _LOCK:
+        if order.topic == _IMPORTING.topic:
+            return
+        if not _IMPORTING.topic:
+            _IMPORTING.before.update(sys.modules)
+        _IMPORTING.topic = order.topic
+        for name, module in list(sys.modules.items()):
+            file = getattr(module, "__file__", None)
+            # They may have been edited since a call of an earlier run has imported them.
+            if name not in _IMPORTING.before and isinstance(file, str) and file.startswith(order.paths):
+                del sys.modules[name]
+        sys.path.extend(path for path in order.paths if path not in sys.path and Path(path).is_dir())
+        importlib.invalidate_caches()
+
+
+@dataclass(slots=True)
+class _Importing:
+    """For which run this process imports modules, and what was imported before there was any."""
+
+    topic: str = ""
+    before: set[str] = field(default_factory=set)
+
+
+_IMPORTING = _Importing()
 
 
 def _over(key: str) -> None:
@@ -160,9 +189,7 @@ _NOTHING: Any = object()
 def _made(order: Order, inputs: Mapping[str, Any], worker: Any) -> tuple[Any, Returned]:
     """Make the call; return the value that stays here, if there is one, and what else it came to."""
     tell_apart()
-    for path in order.paths:
-        if path not in sys.path and Path(path).is_dir():
-            sys.path.append(path)
+    _make_importable(order)
     with _LOCK:
         _RUNNING[order.key] = threading.get_ident()
     try:

@@ -41,6 +41,12 @@ __all__ = ["Answer", "DaskPool", "OnCluster", "Request", "SchedulerGone"]
 #: Seconds between two looks at the cluster.
 _LOOK = 2.0
 
+#: Calls that take less than so many seconds are short, and so many of them are handed over for each thread.
+_SHORT, _AHEAD = 0.1, 2
+
+#: What a call adds to what is known of those before it.
+_WEIGHT = 0.2
+
 #: Seconds between two looks at calls that are to end.
 _PAUSE = 0.05
 
@@ -209,6 +215,8 @@ class DaskPool(Executor):
         self._waiting: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._is_closing = False
         self._closed = threading.Event()
+        #: Seconds that calls have taken lately.
+        self._usual = 1.0
         #: Why there is no cluster any more.
         self.lost = ""
         #: What is sent to the scheduler goes through this. Dask makes another one when it connects again, and then the
@@ -232,14 +240,20 @@ class DaskPool(Executor):
 
     @property
     def slots(self) -> int:
-        """How many calls are made at a time."""
+        """How many calls there are to be at a time: with short ones, some wait for each thread.
+
+        What a worker has done is known here after a while, and what is handed over arrives after a while. Meanwhile a
+        thread is idle, unless it has its next call.
+        """
         threads = sum(self._threads.values())
         if not threads:
             # There may be workers soon, and some clusters start them only when there is something to do.
             return self._most or 1
         with self._lock:
             free = max(threads - sum(1 for worker in self._unwanted.values() if worker), 0)
-        return free if self._most is None else min(free, self._most)
+        if self._most is not None and self._most < threads:
+            return min(free, self._most)
+        return free * _AHEAD if self._usual < _SHORT else free
 
     @property
     def workers(self) -> Mapping[str, int]:
@@ -417,6 +431,7 @@ class DaskPool(Executor):
             call = self._calls.pop(key, None)
         if call is None:
             return
+        self._usual += (told["took"] - self._usual) * _WEIGHT
         value = None
         if "nbytes" in told:
             from distributed import Future as DaskFuture  # noqa: PLC0415 - an extra

@@ -7,6 +7,7 @@ imported that file.
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import logging
 import os
@@ -71,7 +72,18 @@ def pack(function: Callable[..., Any], arguments: Mapping[str, Any], filters: It
     # What is pickled by value forgets its file, which tracebacks are to show.
     code = getattr(function, "__code__", None)
     file = getattr(code, "co_filename", "")
-    return cloudpickle.dumps((function, dict(arguments), file, list(filters), os.getpid()))  # type: ignore[no-any-return]
+    return cloudpickle.dumps((function, dict(arguments), file, _packed_filters(tuple(filters)), os.getpid()))  # type: ignore[no-any-return]
+
+
+@functools.lru_cache(maxsize=64)
+def _packed_filters(filters: tuple[Any, ...]) -> bytes:
+    """They are nearly always the same, and to pack them takes longer than all the rest."""
+    return cloudpickle.dumps(filters)  # type: ignore[no-any-return]
+
+
+@functools.lru_cache(maxsize=64)
+def _unpacked_filters(filters: bytes) -> tuple[Any, ...]:
+    return cloudpickle.loads(filters)  # type: ignore[no-any-return]
 
 
 def perform(call: bytes, tell: tuple[str, int] | None = None) -> bytes:
@@ -93,7 +105,8 @@ def made(
 
     ``gathering(filters)`` gathers what is written meanwhile; by default that is all that this process writes.
     """
-    function, arguments, file, filters, home = cloudpickle.loads(call)
+    function, arguments, file, packed_filters, home = cloudpickle.loads(call)
+    filters = _unpacked_filters(packed_filters)
     with contextlib.suppress(AttributeError):
         function.__code__ = function.__code__.replace(co_filename=file)
     came = Returned(start=time.time())

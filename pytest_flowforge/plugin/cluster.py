@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import suppress
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -47,12 +49,16 @@ class ClusterBackend(PoolBackend):
     how many tasks run at a time in any other (None: as many as it has threads).
     """
 
+    writes_here = False
+
     def __init__(self, work: Work, options: ClusterOptions, workers: int | None) -> None:
         self._options = options
+        #: Where people read while pytest keeps what is written.
+        self._errors = os.dup(2)
         self._cluster = _cluster_of(options, workers or 1)
         self._project = [str(work.session.config.rootpath)]
         try:
-            self._cluster.check_workers()
+            self._cluster.check_workers(options.timeout)
             pool = DaskPool(
                 self._cluster.client,
                 _mark(),
@@ -63,7 +69,7 @@ class ClusterBackend(PoolBackend):
                 close=self._cluster.close,
                 is_ours=self._cluster.is_ours,
                 tell=work.tell,
-                alert=partial(_alert, work.session.config),
+                alert=self._alert,
             )
         except ClusterUnreachable as error:
             self._cluster.close()
@@ -85,9 +91,15 @@ class ClusterBackend(PoolBackend):
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        os.close(self._errors)
+        self._errors = -1
         # What has not run is no fault of the flow.
         if self._dask.lost and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
             session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+
+    def _alert(self, sentence: str) -> None:
+        with suppress(OSError):
+            os.write(self._errors, f"\nflowforge: {sentence}\n".encode(errors="backslashreplace"))
 
     # What is sent, and what comes back.
 
@@ -282,13 +294,6 @@ def _cluster_of(options: ClusterOptions, workers: int) -> Cluster:
 
 def _about(options: ClusterOptions, error: ClusterError) -> str:
     return f"--ff-dask-address {options.address}: {error}" if options.address else str(error)
-
-
-def _alert(config: pytest.Config, sentence: str) -> None:
-    reporter = config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is not None:
-        reporter.ensure_newline()
-        reporter.write_line(f"flowforge: {sentence}")
 
 
 def _say(config: pytest.Config, cluster: Cluster, pool: DaskPool) -> None:

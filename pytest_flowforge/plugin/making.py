@@ -17,6 +17,7 @@ import pytest
 from pytest_flowforge.failures import one_line
 from pytest_flowforge.hands import Hands
 from pytest_flowforge.plugin.choosing import DASK, PROCESS, THREAD
+from pytest_flowforge.plugin.local import LocalBackend
 from pytest_flowforge.plugin.pools import PoolBackend, as_it_came, body_of
 from pytest_flowforge.plugin.processes import ProcessBackend
 from pytest_flowforge.plugin.travelling import answer_of, order_of, travel_by_value
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from pytest_flowforge.plugin.backends import Backend, Work
     from pytest_flowforge.plugin.choosing import Choice
+    from pytest_flowforge.plugin.cluster_options import ClusterOptions
     from pytest_flowforge.plugin.options import Options
 
 __all__ = ["backend_maker"]
@@ -45,13 +47,20 @@ def backend_maker(config: pytest.Config, options: Options, choice: Choice) -> Ca
     if choice.name == THREAD:
         return partial(_in_threads, partial(Hands, choice.workers), choice.workers)
     if choice.name == DASK:
-        from pytest_flowforge.plugin.cluster import ClusterBackend  # noqa: PLC0415 - nobody else needs it
-
         # A cluster that was there before has as many threads as it has, unless somebody wants fewer.
         most = options.workers or None if options.cluster.address else choice.workers
-        return partial(ClusterBackend, options=options.cluster, workers=most)
+        return partial(_on_cluster, options.cluster, most)
     make_pool = _pool_maker(config, choice)
     return partial(_in_pool, make_pool, choice.workers)
+
+
+def _on_cluster(options: ClusterOptions, workers: int | None, work: Work) -> Backend:
+    if all(task.id in work.reuse.restored for task in work.graph):
+        # Nobody needs to connect, or to start anything.
+        return LocalBackend(work)
+    from pytest_flowforge.plugin.cluster import ClusterBackend  # noqa: PLC0415 - nobody else needs it
+
+    return ClusterBackend(work, options, workers)
 
 
 def _in_threads(make_pool: Callable[[], Pool], workers: int, work: Work) -> Backend:
