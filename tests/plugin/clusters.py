@@ -130,7 +130,9 @@ def running_cluster(
     """Start a scheduler, and a worker for each of *workers*, which are options of theirs; all of it ends with this."""
     ours = {name: value for name, value in os.environ.items() if name != MARK and not name.startswith("PYTEST_")}
     # Workers are started by a method that needs no more than this.
-    environment = {**ours, "FLOWFORGE_KEY": KEY, "XDG_CONFIG_HOME": str(folder), **(env or {})}
+    environment = {**ours, "FLOWFORGE_KEY": KEY, "XDG_CONFIG_HOME": str(folder)}
+    # Python overlooks an edit within a second where it has compiled the file before.
+    environment |= {"PYTHONDONTWRITEBYTECODE": "1", **(env or {})}
     cluster = RunningCluster(folder / "scheduler.json", folder, environment)
     try:
         cluster.start(
