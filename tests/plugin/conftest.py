@@ -44,6 +44,47 @@ def no_ci(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+#: A flow file that imports all of the package.
+_EVERYTHING = """
+import importlib
+import pkgutil
+
+import pytest_flowforge
+
+for module in pkgutil.walk_packages(pytest_flowforge.__path__, "pytest_flowforge."):
+    if not module.name.endswith(".__main__"):
+        importlib.import_module(module.name)
+
+
+def flow_nothing():
+    pass
+"""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What runs import is there compiled, if the environment lets Python write it.
+
+    Most runs do not write it themselves (see ``flow``), and each of them would compile some hundred modules anew. Some
+    are rewritten by pytest when a run imports them and not otherwise, so that it has to be a run that does it.
+    """
+    if sys.dont_write_bytecode:
+        return
+    folder = tmp_path_factory.mktemp("compiled")
+    folder.joinpath("flow_everything.py").write_text(_EVERYTHING, encoding="utf-8")
+    settings = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": ",".join(_PLUGINS), "PYTEST_ADDOPTS": ""}
+    # A worker imports what the process beside it does not.
+    subprocess.run(
+        [sys.executable, "-m", "pytest", "--flowforge", "-n", "1"],
+        cwd=folder,
+        env={**os.environ, **settings},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=True,
+        timeout=60 * SLOWER,
+    )
+
+
 class Flow(Protocol):
     """What the fixture ``flow`` is: a function that writes files and runs them."""
 
