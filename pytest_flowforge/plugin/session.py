@@ -377,7 +377,8 @@ class FlowSession:
         else:
             flows = self._flows
             planned = self._terminal.answer(flows.graph, flows.selection)
-            self._watching.graph_files.write_plan(flows.graph, planned, flows.entries, flows.blueprint)
+            if self._watching.graph_files is not None:
+                self._watching.graph_files.write_plan(flows.graph, planned, flows.entries, flows.blueprint)
         return True
 
     def _silence_writers(self) -> None:
