@@ -74,15 +74,17 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder.joinpath("flow_everything.py").write_text(_EVERYTHING, encoding="utf-8")
     settings = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": ",".join(_PLUGINS), "PYTEST_ADDOPTS": ""}
     # A worker imports what the process beside it does not.
-    subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "pytest", "--flowforge", "-n", "1"],
         cwd=folder,
         env={**os.environ, **settings},
         stdin=subprocess.DEVNULL,
-        capture_output=True,
-        check=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
         timeout=60 * SLOWER,
     )
+    assert done.returncode == 0, done.stdout.decode(errors="replace")
 
 
 class Flow(Protocol):
