@@ -30,7 +30,7 @@ for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (getattr(si
     if _number and signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _usual)
 
-#: How many times as long things may take: in CI, another suite runs beside this one.
+#: How many times as long things may take: in CI, other suites run beside this one.
 SLOWER = 4 if os.environ.get("CI") else 1
 
 #: The plugin and what it depends on. Whatever else is installed here is no part of a story that does not name it.
