@@ -32,7 +32,7 @@ for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (getattr(si
     if _number and signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _usual)
 
-#: How many times as long things may take: in CI, another suite runs beside this one.
+#: How many times as long things may take: in CI, other suites run beside this one.
 SLOWER = 4 if os.environ.get("CI") else 1
 
 #: The plugin and what it depends on. Whatever else is installed here is no part of a story that does not name it.
@@ -44,6 +44,49 @@ def no_ci(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs are those of a person, wherever the tests run: in a CI job, pytest does not cut lines, for one thing."""
     for name in ("CI", "BUILD_NUMBER", "GITHUB_ACTIONS"):
         monkeypatch.delenv(name, raising=False)
+
+
+#: A flow file that imports all of the package.
+_EVERYTHING = """
+import importlib
+import pkgutil
+
+import pytest_flowforge
+
+for module in pkgutil.walk_packages(pytest_flowforge.__path__, "pytest_flowforge."):
+    if not module.name.endswith(".__main__"):
+        importlib.import_module(module.name)
+
+
+def flow_nothing():
+    pass
+"""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What runs import is there compiled, if the environment lets Python write it.
+
+    Most runs do not write it themselves (see ``flow``), and each of them would compile some hundred modules anew. Some
+    are rewritten by pytest when a run imports them and not otherwise, so that it has to be a run that does it.
+    """
+    if sys.dont_write_bytecode:
+        return
+    folder = tmp_path_factory.mktemp("compiled")
+    folder.joinpath("flow_everything.py").write_text(_EVERYTHING, encoding="utf-8")
+    settings = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": ",".join(_PLUGINS), "PYTEST_ADDOPTS": ""}
+    # A worker imports what the process beside it does not.
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--flowforge", "-n", "1"],
+        cwd=folder,
+        env={**os.environ, **settings},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+        timeout=60 * SLOWER,
+    )
+    assert done.returncode == 0, done.stdout.decode(errors="replace")
 
 
 class Flow(Protocol):

@@ -124,6 +124,20 @@ Current thread 0x00007f0000000003 (most recent call first):
     assert readable("") == readable("nothing of the kind\n") == ""
 
 
+def test_stacks_have_the_names_that_files_and_functions_have(tmp_path: Path) -> None:
+    flow = tmp_path / "flow_ü_\N{SNOWMAN}_\N{PILE OF POO}.py"
+    flow.write_text("first = 1\nsecond = 2\n", encoding="utf-8")
+    # As faulthandler writes it.
+    name = ascii(str(flow))[1:-1]
+    dump = f'Current thread 0x00007f0000000003 (most recent call first):\n  File "{name}", line 2 in flow_gr\\xfcn\n'
+    assert readable(dump) == f'  File "{flow}", line 2, in flow_grün\n    second = 2\n'
+    # What is not to be shown stays as it was written.
+    dump = r"""Thread 0x00007f0000000003 (most recent call first):
+  File "/\x1b[2J\udcff\U00110000.py", line 2 in \x7f
+"""
+    assert readable(dump) == '  File "/\\x1b[2J\\udcff\\U00110000.py", line 2, in \\x7f\n'
+
+
 @needs_proc
 def test_calls_tell_when_they_begin() -> None:
     starts = Starts()

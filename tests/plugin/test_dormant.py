@@ -112,3 +112,23 @@ def test_asking_for_a_dry_run_of_flows_never_runs_tests_instead(flow: Flow, pyte
 
     assert not pytester.path.joinpath("canary").exists()
     assert result.ret in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED)
+
+
+@pytest.mark.parametrize(
+    ("options", "left_out"),
+    [
+        ([], ["graph_files", "live_page", "event_log", "making", "worker"]),
+        (["-n", "1"], ["session", "checkpointing", "terminal", "watching"]),
+    ],
+    ids=["local", "worker"],
+)
+def test_a_process_imports_what_it_needs(flow: Flow, options: list[str], left_out: list[str]) -> None:
+    source = f"""
+        import sys
+
+        def flow_it():
+            assert "pytest_flowforge.plugin.fixtures" in sys.modules
+            unwanted = {{f"pytest_flowforge.plugin.{{name}}" for name in {left_out}}}
+            assert not unwanted.intersection(sys.modules)
+    """
+    assert flow(source, *options).parseoutcomes() == {"passed": 1}
