@@ -66,14 +66,9 @@ def flow_noop(number):
 def _cluster(folder: Path) -> Iterator[list[str]]:
     """Start a cluster, and yield the options that use it."""
     file = folder / "scheduler.json"
-    dask = [sys.executable, "-m", "dask"]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder}
     scheduler = ["scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
     workers = ["worker", "--scheduler-file", str(file), "--nworkers", str(WORKERS), "--nthreads", str(THREADS)]
-    processes = [
-        subprocess.Popen([*dask, *scheduler], **quiet),
-        subprocess.Popen([*dask, *workers, "--no-dashboard"], **quiet),
-    ]  # type: ignore[call-overload]
+    processes = [_started(scheduler, folder), _started([*workers, "--no-dashboard"], folder)]
     try:
         while not file.exists():
             time.sleep(0.1)
@@ -82,6 +77,11 @@ def _cluster(folder: Path) -> Iterator[list[str]]:
         for one in reversed(processes):
             one.terminate()
             one.wait()
+
+
+def _started(arguments: list[str], folder: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "dask", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder)
 
 
 def _flow(folder: Path, where: list[str], file: str, count: int) -> float:

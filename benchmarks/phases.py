@@ -31,5 +31,5 @@ def pytest_sessionfinish():
 
 def after_collection(folder: Path) -> float:
     """Return the seconds from the end of collection to the end of the last run in *folder*."""
-    collected, ended = map(float, (folder / "phases.txt").read_text(encoding="ascii").split())
-    return ended - collected
+    collected, ended = (folder / "phases.txt").read_text(encoding="ascii").split()
+    return float(ended) - float(collected)

@@ -150,7 +150,7 @@ class Case:
 
 
 def _makespans(folder: Path, case: Case, where: Sequence[str]) -> tuple[float, float]:
-    """Run twice, *where* the command line says; return the makespan when durations are unknown, and when they are known."""
+    """Run twice, *where* the command line says; return the makespan with durations unknown, and with them known."""
     shutil.rmtree(folder / "kept", ignore_errors=True)
     count = len(case.workflow.tasks)
     command = pytest_command("--flowforge", *where, "--ff-checkpoint", "kept", case.file, plugins=EVERYTHING)
