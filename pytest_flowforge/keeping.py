@@ -24,7 +24,11 @@ from pytest_flowforge.errors import (
     ResultUnstorable,
 )
 from pytest_flowforge.storage.codec import JsonCodec, PickleCodec
+from pytest_flowforge.storage.inventory import VERSION
+from pytest_flowforge.storage.leases import Lease
 from pytest_flowforge.storage.locks import RunLock, WorkersLock
+from pytest_flowforge.storage.mirror import Mirror, Upkeep
+from pytest_flowforge.storage.objects import Objects
 from pytest_flowforge.storage.places import Place
 from pytest_flowforge.storage.syncing import GroupCommit
 from pytest_flowforge.storage.values import ResultStore
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
     from pytest_flowforge.core.model import TaskId
     from pytest_flowforge.core.records import Growth, ResultRef, RunHeader, TaskRecord
     from pytest_flowforge.core.resume import Decision, Question
+    from pytest_flowforge.storage.addresses import Address
     from pytest_flowforge.storage.codec import Codec
     from pytest_flowforge.storage.files import Durability, Files
     from pytest_flowforge.storage.journal import Journal
@@ -58,7 +63,9 @@ class Settings:
     """Where and how a checkpoint is kept.
 
     ``codecs`` are tried in this order, and nothing else is decoded. ``keep_runs`` is how many runs stay, ``wait`` how
-    many seconds to wait for another run that uses the checkpoint.
+    many seconds to wait for another run that uses the checkpoint. With an ``address`` the checkpoint is in a store, and
+    ``path`` is where this machine has it as well; what is new is sent every ``interval`` seconds. With ``settles``,
+    where the two contradict each other, one of them is chosen.
     """
 
     path: Path
@@ -66,6 +73,14 @@ class Settings:
     codecs: Sequence[Codec] = field(default_factory=lambda: (JsonCodec(), PickleCodec()))
     keep_runs: int = 20
     wait: float = 0.0
+    address: Address | None = None
+    interval: float = 2.0
+    settles: bool = False
+
+    @property
+    def shown(self) -> str:
+        """What the checkpoint is called."""
+        return str(self.path) if self.address is None else self.address.url
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +120,25 @@ class Archive:
     @classmethod
     def open(cls, settings: Settings) -> Archive:
         """Open the checkpoint; raise :class:`FileNotFoundError` when there is none, :class:`CheckpointError`."""
-        return cls(Place.open(settings.path, create=False), settings.codecs)
+        if settings.address is None:
+            return cls(Place.open(settings.path, create=False), settings.codecs)
+        place = Place.open(settings.path)
+        try:
+            mirror = Mirror(Objects.at(settings.address), place)
+            mirror.open(create=False)
+            mirror.pull(owns=False, settles=settings.settles)
+        except BaseException:
+            place.close()
+            raise
+        return cls(place, settings.codecs)
+
+    @classmethod
+    def find(cls, settings: Settings) -> None:
+        """Raise what :meth:`open` does; of a store no more is asked than whether it holds a checkpoint."""
+        if settings.address is None:
+            cls.open(settings).close()
+        else:
+            Objects.at(settings.address).get(VERSION)
 
     @property
     def path(self) -> Path:
@@ -277,19 +310,22 @@ class Keeper:
         """
         self._settings = settings
         self._tell = tell
-        self._place = Place.open(settings.path, files)
-        try:
+        self._mirror: Mirror | None = None
+        #: What was said of journals that were not the same here and in the store.
+        self.settled: list[str] = []
+        #: Undoes what was done so far, until everything is.
+        with contextlib.ExitStack() as undo:
+            self._place = Place.open(settings.path, files)
+            undo.callback(self._place.close)
+            # Who uses the store may be on this machine: it knows more of that than the lock does.
+            self._upkeep = self._leased(undo)
             self._lock = RunLock(self._place.folder)
             #: Who held it before and had no chance to say that it ended.
             self.killed: Holder | None = self._lock.acquire(settings.wait)
-            try:
-                self._wait_for_workers(on_wait)
-            except BaseException:
-                self._lock.release()
-                raise
-        except BaseException:
-            self._place.close()
-            raise
+            undo.callback(self._lock.release)
+            self._wait_for_workers(on_wait)
+            self._pull()
+            undo.pop_all()
         self.archive = Archive(self._place, settings.codecs)
         self.run = ""
         self.broken: CheckpointUnwritable | None = None
@@ -305,6 +341,28 @@ class Keeper:
         self.outputs: dict[TaskId, Mapping[str, str]] = {}
         #: Tasks that turned out to be made of something else when they started.
         self.fingerprints: dict[TaskId, Fingerprint] = {}
+
+    def _leased(self, undo: contextlib.ExitStack) -> Upkeep | None:
+        """Take the store, where there is one."""
+        settings = self._settings
+        if settings.address is None:
+            return None
+        objects = Objects.at(settings.address)
+        self._mirror = Mirror(objects, self._place)
+        # Before anything is written there.
+        self._mirror.check()
+        lease = Lease(objects)
+        lease.acquire(settings.wait)
+        undo.callback(lease.release)
+        upkeep = Upkeep(lease, self._mirror, settings.interval)
+        upkeep.hold()
+        undo.callback(upkeep.give_up)
+        return upkeep
+
+    def _pull(self) -> None:
+        if self._mirror is not None:
+            self._mirror.open(create=True)
+            self.settled += self._mirror.pull(owns=True, settles=self._settings.settles)
 
     def _wait_for_workers(self, on_wait: Callable[[], None]) -> None:
         workers = WorkersLock(self._place.folder)
@@ -336,6 +394,8 @@ class Keeper:
             sync_large=settings.durability != "off",
         )
         self._commit.watch(self._store, self._journal)
+        if self._upkeep is not None:
+            self._upkeep.begin(self.run)
 
     def __call__(self, event: Event) -> None:
         """Write *event* down."""
@@ -350,6 +410,8 @@ class Keeper:
                 self._described = self._described or isinstance(event, RunBegan)
             except CheckpointUnwritable as error:
                 self.broken = error
+        if self._upkeep is not None and self._upkeep.news:
+            self._tell(self._upkeep.news.pop(0))
         if self.broken is not None and isinstance(event, TaskMoved) and event.after in SUCCEEDED:
             self.unsaved.append(event.task)
 
@@ -427,11 +489,15 @@ class Keeper:
                 damage = found.damage
                 problem = f"line {damage.line}: {damage.reason}" if damage else f"{found.torn_bytes} bytes of a record"
                 done.append(Repaired(run, len(found.records), old.name, problem))
+                if self._mirror is not None:
+                    self._mirror.replace_journal(run)
         return done
 
     def clear(self) -> None:
         """Delete all runs and results."""
         self._place.clear()
+        if self._upkeep is not None:
+            self._upkeep.prune()
 
     def prune(self) -> None:
         """Delete the oldest runs; never what a run that is kept was built on."""
@@ -440,13 +506,29 @@ class Keeper:
             return
         try:
             self._place.prune(self._settings.keep_runs)
+            if self._upkeep is not None:
+                self._upkeep.prune()
         except (OSError, CheckpointError) as error:
             self._tell(f"old runs could not be deleted: {error}")
+
+    def send(self) -> bool:
+        """Send what is new to the store, where there is one, and let others use that; say what could not be sent.
+
+        Returns whether everything is where it belongs.
+        """
+        upkeep, self._upkeep = self._upkeep, None
+        if upkeep is None:
+            return True
+        unsent = upkeep.end()
+        for sentence in (*upkeep.news, *([unsent] if unsent else [])):
+            self._tell(sentence)
+        return not unsent
 
     def close(self) -> None:
         """Let the next run in. Call it however the run has ended."""
         try:
             self._commit.close()
+            self.send()
         except CheckpointUnwritable as error:
             self.broken = self.broken or error
         finally:

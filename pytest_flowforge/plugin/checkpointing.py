@@ -130,7 +130,7 @@ class Checkpointing:
             self._open_to_read(self._settings)
 
     def _open_to_write(self, settings: Settings) -> None:
-        if not self._options.checkpoint.explicit:
+        if not self._options.checkpoint.explicit or settings.address is not None:
             make_cache_folder(self._config)
         try:
             self.keeper = self._lock(settings)
@@ -511,6 +511,8 @@ class Checkpointing:
             session.exitstatus = _INTERNAL_ERROR
         elif keeper.run:
             keeper.prune()
+            if not keeper.send() and self._config.option.ff_require_checkpoint:
+                session.exitstatus = _INTERNAL_ERROR
         self.close()
 
     def _complain(self, keeper: Keeper) -> None:

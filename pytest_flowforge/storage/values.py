@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_flowforge.core.records import ResultRef
 from pytest_flowforge.errors import (
     CheckpointError,
+    CheckpointUnreachable,
     CheckpointUnwritable,
     ResultDamaged,
     ResultError,
@@ -248,7 +249,11 @@ class ResultStore:
     def get(self, ref: ResultRef) -> Any:
         """Return the value that *ref* points at; raise :class:`ResultError` when there is anything wrong with it."""
         codec = self._allowed(ref)
-        stream, buffers = self._verified(ref, codec, keep=True)
+        try:
+            stream, buffers = self._verified(ref, codec, keep=True)
+        except CheckpointUnreachable as error:
+            msg = f"{describe(ref)} can not be fetched: {error}"
+            raise ResultMissing(msg) from error
         try:
             return codec.decode(memoryview(stream), buffers)
         except Exception as wrong:
@@ -258,7 +263,8 @@ class ResultStore:
     def fault(self, ref: ResultRef) -> str:
         """Return why the result can not be loaded (``"result missing"``), or nothing.
 
-        All of it is read and verified; nothing is decoded. Small results beside each other are read together.
+        All of it is read and verified; nothing is decoded. Small results beside each other are read together. Raises
+        :class:`CheckpointUnreachable` where the checkpoint has it elsewhere, and that does not answer.
         """
         try:
             self._verified(ref, self._allowed(ref), keep=False)
@@ -281,6 +287,8 @@ class ResultStore:
         except FileNotFoundError:
             msg = f"{describe(ref)} is not there any more: its task has to run again"
             raise ResultMissing(msg) from None
+        except CheckpointUnreachable:
+            raise
         except (OSError, OverflowError) as wrong:
             msg = f"{describe(ref)} can not be read ({wrong}): its task has to run again"
             raise ResultDamaged(msg) from wrong
@@ -343,6 +351,23 @@ class ResultStore:
         if not _SEGMENT.fullmatch(ref.segment):
             msg = f"{ref.segment!r:.100} is no name of a file with results: its task has to run again"
             raise ResultDamaged(msg)
+        end = ref.offset + ref.length
+        try:
+            fd = self._open_here(ref)
+        except FileNotFoundError:
+            if not self._place.fetch(ref.run, ref.segment, end):
+                raise
+            return self._open_here(ref)
+        try:
+            if self.files.fstat(fd).st_size >= end or not self._place.fetch(ref.run, ref.segment, end):
+                return fd
+        except BaseException:
+            self.files.close(fd)
+            raise
+        self.files.close(fd)
+        return self._open_here(ref)
+
+    def _open_here(self, ref: ResultRef) -> int:
         with self._place.results(ref.run) as folder:
             return folder.read(ref.segment)
 
