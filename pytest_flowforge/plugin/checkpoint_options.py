@@ -162,9 +162,7 @@ def add_checkpoint_options(parser: pytest.Parser) -> None:
     flag("--ff-clear", "Throw all runs and their results away.")
     add("--ff-rollback", metavar="ID", help="Make the results of that run the current ones; nothing is deleted.")
     parser.addini("flowforge_checkpoint", "folder or URL where runs are kept", default="")
-    parser.addini(
-        "flowforge_send_interval", "seconds until what is new is sent to the URL", default="2"
-    )
+    parser.addini("flowforge_send_interval", "seconds until what is new is sent to the URL", default="2")
     parser.addini("flowforge_cache", "reuse results as if --ff-cache was given", type="bool", default=False)
     parser.addini("flowforge_keep_runs", "how many runs are kept", default="20")
     parser.addini("flowforge_durability", "what survives a power cut: normal, full or off", default="normal")

@@ -130,6 +130,7 @@ class Mirror:
         said: list[str] = []
         with self._down:
             self._inventory = Inventory.of(self.objects.list())
+            self._done.clear()
             for run in self._inventory.journals():
                 if not self._pull_journal(run):
                     if not settles:
@@ -194,9 +195,13 @@ class Mirror:
                 folder.fill(JOURNAL, [content])
             else:
                 folder.fill(old, [content])
+                # Before it is gone there: what was there and is not any more is deleted here.
+                folder.remove(_MARK)
                 self._drop(file)
-        kept = f"the one in {self.url}" if there > here else "the one of this machine"
-        self._mark(run)
+        kept = "the one of this machine"
+        if there > here:
+            self._mark(run)
+            kept = f"the one in {self.url}"
         return (
             f"run {run}: its journal was not the same here and there; {kept} is kept, and the other one is now {old}"
             f" in {self._place.path / 'runs' / run}"
@@ -346,6 +351,9 @@ class Mirror:
         with self._up, self._place.folder_of(run) as folder:
             known = self._inventory.pieces.pop(file, [])
             end = folder.status(JOURNAL).st_size
+            if not end:
+                # What was there and is not any more is deleted here.
+                folder.remove(_MARK)
             self._push_piece(file, folder, end)
             kept = self._inventory.chain(file)
             # From the end on: what is left is always a first part of it, at least as long as this one.

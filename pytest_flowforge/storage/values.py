@@ -331,6 +331,17 @@ class ResultStore:
 
     def _bytes(self, ref: ResultRef, *, ahead: bool) -> bytes:
         """Return the bytes of a small result, read now, or *ahead*: together with what is beside it."""
+        data = self._bytes_here(ref, ahead=ahead)
+        if len(data) < ref.length and self._place.fetch(ref.run, ref.segment, ref.offset + ref.length):
+            # There is another file now in the place of the one that was too short.
+            with self._lock:
+                reader = self._readers.pop((ref.run, ref.segment), None)
+                if reader is not None:
+                    self._former.append(reader)
+            data = self._bytes_here(ref, ahead=ahead)
+        return data
+
+    def _bytes_here(self, ref: ResultRef, *, ahead: bool) -> bytes:
         key = (ref.run, ref.segment)
         reader = self._readers.get(key)
         if reader is not None:
@@ -351,20 +362,11 @@ class ResultStore:
         if not _SEGMENT.fullmatch(ref.segment):
             msg = f"{ref.segment!r:.100} is no name of a file with results: its task has to run again"
             raise ResultDamaged(msg)
-        end = ref.offset + ref.length
         try:
-            fd = self._open_here(ref)
-        except FileNotFoundError:
-            if not self._place.fetch(ref.run, ref.segment, end):
-                raise
             return self._open_here(ref)
-        try:
-            if self.files.fstat(fd).st_size >= end or not self._place.fetch(ref.run, ref.segment, end):
-                return fd
-        except BaseException:
-            self.files.close(fd)
-            raise
-        self.files.close(fd)
+        except FileNotFoundError:
+            if not self._place.fetch(ref.run, ref.segment, ref.offset + ref.length):
+                raise
         return self._open_here(ref)
 
     def _open_here(self, ref: ResultRef) -> int:
