@@ -500,14 +500,12 @@ class Keeper:
             self._upkeep.prune()
 
     def prune(self) -> None:
-        """Delete the oldest runs; never what a run that is kept was built on."""
+        """Delete the oldest runs; never what a run that is kept was built on. In a store it is done by :meth:`send`."""
         if not self._described:
             # This run takes the place of none: nothing can be built on it.
             return
         try:
             self._place.prune(self._settings.keep_runs)
-            if self._upkeep is not None:
-                self._upkeep.prune()
         except (OSError, CheckpointError) as error:
             self._tell(f"old runs could not be deleted: {error}")
 

@@ -28,6 +28,7 @@ from pytest_flowforge.storage.journal import JOURNAL, scan, scan_bytes
 from pytest_flowforge.storage.leases import REFRESH, LeaseLost
 from pytest_flowforge.storage.objects import BLOCK
 from pytest_flowforge.storage.pieces import Piece, digest_of_bytes, next_piece
+from pytest_flowforge.wording import plural
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -497,7 +498,10 @@ class Upkeep:
         self._join(self._refresh)
 
     def end(self) -> str:
-        """Send what is new, let the next run in, and return what could not be sent, in words; empty for nothing."""
+        """Send what is new, delete what was deleted here, let the next run in; return what could not be sent, in words.
+
+        That is empty for nothing. A store that does not answer is asked once, and not for each of these.
+        """
         if os.getpid() != self._owner:
             return ""
         self._ended.set()
@@ -505,18 +509,22 @@ class Upkeep:
         try:
             self._sure()
             self._mirror.push()
+            self._mirror.prune()
             self._mirror.push_durations()
             self._problem = ""
         except (CheckpointError, OSError) as error:
             self._problem = str(error)
         unsent = self._mirror.unsent()
-        self.give_up()
-        self._lease.release()
-        if not unsent and not self._problem:
+        self._released.set()
+        if not self._problem:
+            self._join(self._refresh)
+            self._lease.release()
             return ""
+        if not unsent:
+            return f"all records are in {self._mirror.url}, but what was to be done there besides was not: {self._problem}"
         return (
-            f"the last {unsent:,} records are only in {self._mirror.path}, and not in {self._mirror.url}:"
-            f" {self._problem}. The next run of this machine with the same --ff-checkpoint sends them"
+            f"the last {plural(unsent, 'record')} {'is' if unsent == 1 else 'are'} only in {self._mirror.path}, and not in"
+            f" {self._mirror.url}: {self._problem}. The next run of this machine with the same --ff-checkpoint sends them"
         )
 
     def _start(self, work: Callable[[], None]) -> None:

@@ -451,7 +451,7 @@ def test_who_has_lost_the_store_sends_nothing(store: FakeStore, machines: Any) -
     with pytest.raises(CheckpointError, match="has taken over"):
         upkeep.prune()
     assert store.names("runs") == []
-    assert "the last 1 records are only in" in upkeep.end()
+    assert "the last 1 record is only in" in upkeep.end()
     assert other.is_held
     assert len(store.names("lease")) == 1
 
