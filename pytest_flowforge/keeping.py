@@ -25,11 +25,11 @@ from pytest_flowforge.errors import (
 )
 from pytest_flowforge.storage.codec import JsonCodec, PickleCodec
 from pytest_flowforge.storage.inventory import VERSION
-from pytest_flowforge.storage.leases import Lease
 from pytest_flowforge.storage.locks import RunLock, WorkersLock
-from pytest_flowforge.storage.mirror import Mirror, Upkeep
+from pytest_flowforge.storage.mirror import Mirror
 from pytest_flowforge.storage.objects import Objects
 from pytest_flowforge.storage.places import Place
+from pytest_flowforge.storage.sending import sending
 from pytest_flowforge.storage.syncing import GroupCommit
 from pytest_flowforge.storage.values import ResultStore
 
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from pytest_flowforge.storage.files import Durability, Files
     from pytest_flowforge.storage.journal import Journal
     from pytest_flowforge.storage.locks import Holder
+    from pytest_flowforge.storage.sending import Sending
 
 __all__ = ["Archive", "Keeper", "Repaired", "Settings", "Unreadable"]
 
@@ -310,7 +311,6 @@ class Keeper:
         """
         self._settings = settings
         self._tell = tell
-        self._mirror: Mirror | None = None
         #: What was said of journals that were not the same here and in the store.
         self.settled: list[str] = []
         #: Undoes what was done so far, until everything is.
@@ -318,13 +318,14 @@ class Keeper:
             self._place = Place.open(settings.path, files)
             undo.callback(self._place.close)
             # Who uses the store may be on this machine: it knows more of that than the lock does.
-            self._upkeep = self._leased(undo)
+            self._sender = self._taken(undo)
             self._lock = RunLock(self._place.folder)
             #: Who held it before and had no chance to say that it ended.
             self.killed: Holder | None = self._lock.acquire(settings.wait)
             undo.callback(self._lock.release)
             self._wait_for_workers(on_wait)
-            self._pull()
+            if self._sender is not None:
+                self.settled = self._sender.pull(settles=settings.settles)
             undo.pop_all()
         self.archive = Archive(self._place, settings.codecs)
         self.run = ""
@@ -342,27 +343,16 @@ class Keeper:
         #: Tasks that turned out to be made of something else when they started.
         self.fingerprints: dict[TaskId, Fingerprint] = {}
 
-    def _leased(self, undo: contextlib.ExitStack) -> Upkeep | None:
+    def _taken(self, undo: contextlib.ExitStack) -> Sending | None:
         """Take the store, where there is one."""
         settings = self._settings
         if settings.address is None:
             return None
-        objects = Objects.at(settings.address)
-        self._mirror = Mirror(objects, self._place)
-        # Before anything is written there.
-        self._mirror.check()
-        lease = Lease(objects)
-        lease.acquire(settings.wait)
-        undo.callback(lease.release)
-        upkeep = Upkeep(lease, self._mirror, settings.interval)
-        upkeep.hold()
-        undo.callback(upkeep.give_up)
-        return upkeep
-
-    def _pull(self) -> None:
-        if self._mirror is not None:
-            self._mirror.open(create=True)
-            self.settled += self._mirror.pull(owns=True, settles=self._settings.settles)
+        sender = sending(settings.address, settings.path, settings.interval)
+        undo.callback(sender.give_up)
+        sender.take(settings.wait)
+        self._place.fetch = sender.fetch
+        return sender
 
     def _wait_for_workers(self, on_wait: Callable[[], None]) -> None:
         workers = WorkersLock(self._place.folder)
@@ -394,8 +384,8 @@ class Keeper:
             sync_large=settings.durability != "off",
         )
         self._commit.watch(self._store, self._journal)
-        if self._upkeep is not None:
-            self._upkeep.begin(self.run)
+        if self._sender is not None:
+            self._sender.begin(self.run)
 
     def __call__(self, event: Event) -> None:
         """Write *event* down."""
@@ -410,8 +400,6 @@ class Keeper:
                 self._described = self._described or isinstance(event, RunBegan)
             except CheckpointUnwritable as error:
                 self.broken = error
-        if self._upkeep is not None and self._upkeep.news:
-            self._tell(self._upkeep.news.pop(0))
         if self.broken is not None and isinstance(event, TaskMoved) and event.after in SUCCEEDED:
             self.unsaved.append(event.task)
 
@@ -489,15 +477,15 @@ class Keeper:
                 damage = found.damage
                 problem = f"line {damage.line}: {damage.reason}" if damage else f"{found.torn_bytes} bytes of a record"
                 done.append(Repaired(run, len(found.records), old.name, problem))
-                if self._mirror is not None:
-                    self._mirror.replace_journal(run)
+                if self._sender is not None:
+                    self._sender.replace_journal(run)
         return done
 
     def clear(self) -> None:
         """Delete all runs and results."""
         self._place.clear()
-        if self._upkeep is not None:
-            self._upkeep.prune()
+        if self._sender is not None:
+            self._sender.prune()
 
     def prune(self) -> None:
         """Delete the oldest runs; never what a run that is kept was built on. In a store it is done by :meth:`send`."""
@@ -514,11 +502,11 @@ class Keeper:
 
         Returns whether everything is where it belongs.
         """
-        upkeep, self._upkeep = self._upkeep, None
-        if upkeep is None:
+        sender, self._sender = self._sender, None
+        if sender is None:
             return True
-        unsent = upkeep.end()
-        for sentence in (*upkeep.news, *([unsent] if unsent else [])):
+        news, unsent = sender.end()
+        for sentence in (*news, *([unsent] if unsent else [])):
             self._tell(sentence)
         return not unsent
 

@@ -54,13 +54,16 @@ def _clock() -> float:
 
 
 class Lease:
-    """The lease of this process for the store in *objects*. ``run`` may be set once the run has an id."""
+    """The lease of *holder* (by default this process) for the store in *objects*.
 
-    def __init__(self, objects: Objects, *, clock: Callable[[], float] = _clock) -> None:
+    ``run`` may be set once the run has an id.
+    """
+
+    def __init__(self, objects: Objects, holder: Holder | None = None, *, clock: Callable[[], float] = _clock) -> None:
         self._objects = objects
         self._clock = clock
         self._name = f"{_FOLDER}/{os.urandom(16).hex()}"
-        self._holder = Holder.here("")
+        self._holder = holder or Holder.here("")
         self.run = ""
         #: When it was last known to be written; None when it is not held.
         self._written: float | None = None

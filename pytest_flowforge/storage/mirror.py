@@ -25,21 +25,18 @@ from pytest_flowforge.errors import (
 )
 from pytest_flowforge.storage.inventory import DURATIONS, VERSION, File, Inventory
 from pytest_flowforge.storage.journal import JOURNAL, scan, scan_bytes
-from pytest_flowforge.storage.leases import REFRESH, LeaseLost
 from pytest_flowforge.storage.objects import BLOCK
 from pytest_flowforge.storage.pieces import Piece, digest_of_bytes, next_piece
-from pytest_flowforge.wording import plural
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from pytest_flowforge.storage.files import Folder
-    from pytest_flowforge.storage.leases import Lease
     from pytest_flowforge.storage.objects import Objects
     from pytest_flowforge.storage.places import Place
 
-__all__ = ["Mirror", "Upkeep"]
+__all__ = ["Mirror"]
 
 _FORMAT = 1
 _VERSION = re.compile(rb"(\d{1,9}) ([0-9a-f]{16})\n")
@@ -52,9 +49,6 @@ _MOST_DURATIONS = 128 << 20
 
 #: How often a file is fetched whose pieces are merged meanwhile.
 _TRIES = 5
-
-#: Seconds between two tries when the store does not answer, at most.
-_LONGEST_PAUSE = 60.0
 
 
 class Mirror:
@@ -455,117 +449,3 @@ def _range(pread: Callable[[int, int, int], bytes], fd: int, start: int, end: in
             raise CheckpointError(msg)
         yield chunk
         start += len(chunk)
-
-
-class Upkeep:
-    """Keeps a store in step with the folder of a run: its lease, and what is new, by two threads of its own.
-
-    ``news`` takes sentences about what has gone wrong, each said once; whoever runs shows them. A fork of the process
-    has no such threads, and nothing is done there.
-    """
-
-    def __init__(self, lease: Lease, mirror: Mirror, interval: float) -> None:
-        self._lease = lease
-        self._mirror = mirror
-        self._interval = interval
-        self._ended = threading.Event()
-        self._released = threading.Event()
-        self._threads: list[threading.Thread] = []
-        self._owner = os.getpid()
-        #: Why the last try failed; empty when it did not.
-        self._problem = ""
-        self._loss = ""
-        self.news: list[str] = []
-
-    def hold(self) -> None:
-        """Keep the lease, which was taken, from now on."""
-        self._start(self._refresh)
-
-    def begin(self, run: str) -> None:
-        """Send what *run* writes, from now on."""
-        self._lease.run = run
-        self._mirror.begin(run)
-        self._start(self._push)
-
-    def prune(self) -> None:
-        """Delete in the store what was deleted here; raise :class:`CheckpointError`."""
-        self._sure()
-        self._mirror.prune()
-
-    def give_up(self) -> None:
-        """Stop keeping the lease."""
-        self._released.set()
-        self._join(self._refresh)
-
-    def end(self) -> str:
-        """Send what is new, delete what was deleted here, let the next run in; return what could not be sent, in words.
-
-        That is empty for nothing. A store that does not answer is asked once, and not for each of these.
-        """
-        if os.getpid() != self._owner:
-            return ""
-        self._ended.set()
-        self._join(self._push)
-        try:
-            self._sure()
-            self._mirror.push()
-            self._mirror.prune()
-            self._mirror.push_durations()
-            self._problem = ""
-        except (CheckpointError, OSError) as error:
-            self._problem = str(error)
-        unsent = self._mirror.unsent()
-        self._released.set()
-        if not self._problem:
-            self._join(self._refresh)
-            self._lease.release()
-            return ""
-        if not unsent:
-            return f"all records are in {self._mirror.url}, but what was to be done there besides was not: {self._problem}"
-        return (
-            f"the last {plural(unsent, 'record')} {'is' if unsent == 1 else 'are'} only in {self._mirror.path}, and not in"
-            f" {self._mirror.url}: {self._problem}. The next run of this machine with the same --ff-checkpoint sends them"
-        )
-
-    def _start(self, work: Callable[[], None]) -> None:
-        thread = threading.Thread(target=work, name=f"flowforge{work.__name__}", daemon=True)
-        self._threads.append(thread)
-        thread.start()
-
-    def _join(self, work: Callable[[], None]) -> None:
-        for thread in self._threads:
-            if thread.name == f"flowforge{work.__name__}":
-                thread.join()
-
-    def _sure(self) -> None:
-        """Raise :class:`CheckpointError` where another run may have the store."""
-        if not self._lease.is_held:
-            self._lease.refresh()
-
-    def _push(self) -> None:
-        pause = self._interval
-        while not self._ended.wait(pause):
-            try:
-                self._sure()
-                self._mirror.push()
-            except (CheckpointError, OSError) as error:
-                pause = min(max(pause, 1.0) * 2, _LONGEST_PAUSE)
-                self._fails(error)
-            else:
-                pause, self._problem = self._interval, ""
-
-    def _refresh(self) -> None:
-        while not self._released.wait(REFRESH):
-            try:
-                self._lease.refresh()
-            except CheckpointError as error:
-                self._fails(error)
-
-    def _fails(self, error: Exception) -> None:
-        if isinstance(error, LeaseLost):
-            if not self._loss:
-                self._loss = str(error)
-                self.news.append(f"{error}: nothing is sent there as long as that one has it")
-        elif not self._problem:
-            self.news.append(f"{error}. It is tried again; meanwhile everything is kept in {self._mirror.path}")
-        self._problem = str(error)

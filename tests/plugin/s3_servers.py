@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 #: They are to appear nowhere: not in what is printed, not in what is kept.
-SECRETS = {"AWS_ACCESS_KEY_ID": "AKIAPLANTEDPLANTEDXY", "AWS_SECRET_ACCESS_KEY": "planted/Secret0123456789planted+Secret01"}
+SECRETS = {
+    "AWS_ACCESS_KEY_ID": "AKIAPLANTEDPLANTEDXY",
+    "AWS_SECRET_ACCESS_KEY": "planted/Secret0123456789planted+Secret01",
+}
 
 
 class S3Server:

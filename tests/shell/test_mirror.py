@@ -13,6 +13,7 @@ from pytest_flowforge.core.records import ResultRef
 from pytest_flowforge.errors import (
     CheckpointDamaged,
     CheckpointError,
+    CheckpointLocked,
     CheckpointUnreachable,
     CheckpointUnsafe,
     CheckpointVersion,
@@ -23,8 +24,10 @@ from pytest_flowforge.storage import objects as objects_module
 from pytest_flowforge.storage.files import Files
 from pytest_flowforge.storage.keys import Key
 from pytest_flowforge.storage.leases import STALE, Lease
-from pytest_flowforge.storage.mirror import Mirror, Upkeep
+from pytest_flowforge.storage.locks import Holder
+from pytest_flowforge.storage.mirror import Mirror
 from pytest_flowforge.storage.places import Place
+from pytest_flowforge.storage.sending import Sender
 from pytest_flowforge.storage.values import ResultStore
 from tests.shell.stores import ROOT, FakeStore
 
@@ -394,66 +397,72 @@ def test_what_is_no_checkpoint_is_left_alone(store: FakeStore, machines: Any) ->
 # ---- the threads of a run -------------------------------------------------------------------------------------------
 
 
-def upkeep_of(store: FakeStore, machine: Machine, interval: float = 0.01) -> tuple[Lease, Upkeep]:
-    lease = Lease(store.objects(), clock=lambda: store.now)
-    lease.acquire()
-    return lease, Upkeep(lease, machine.mirror, interval)
+def sender_of(store: FakeStore, machine: Machine) -> Sender:
+    sender = Sender(store.objects(), machine.place, Holder.here(""), 0.01, clock=lambda: store.now)
+    machine.mirror = sender._mirror
+    sender.take(0.0)
+    sender.pull(settles=False)
+    return sender
 
 
 def test_what_is_new_goes_up_by_itself_and_the_lease_goes_at_the_end(store: FakeStore, machines: Any) -> None:
     here, there = machines("here"), machines("there")
-    lease, upkeep = upkeep_of(store, here)
-    here.open()
+    sender = sender_of(store, here)
     run = here.place.new_run(1_800_000_000.0)
-    upkeep.begin(run)
+    sender.begin(run)
     for number, _ in enumerate(here.write(*range(5), run=run)):
         if number == 2:
             _wait_for(lambda: here.mirror.unsent() == 0)
-    assert upkeep.end() == ""
-    assert not lease.is_held
+    assert sender.end() == ([], "")
     assert store.names("lease") == []
     there.open()
     assert there.loaded() == list(range(5))
-    assert upkeep.news == []
 
 
 def test_a_store_that_is_gone_is_said_once_and_at_the_end(store: FakeStore, machines: Any) -> None:
     here = machines("here")
-    _, upkeep = upkeep_of(store, here)
-    here.open()
+    sender = sender_of(store, here)
     run = here.place.new_run(1_800_000_000.0)
     writing = here.write(1, 2, 3, run=run)
     next(writing)
     store.fail_at, store.stay = len(store.calls), True
-    upkeep.begin(run)
-    _wait_for(lambda: upkeep.news)
+    sender.begin(run)
+    _wait_for(lambda: sender._news)
     for _ in writing:
         pass
-    said = upkeep.end()
-    assert said.startswith(f"the last 3 records are only in {here.place.path}, and not in fake://{ROOT}: cannot ")
-    assert len(upkeep.news) == 1
-    assert "It is tried again" in upkeep.news[0]
+    (news,), unsent = sender.end()
+    assert "It is tried again" in news
+    assert unsent.startswith(f"the last 3 records are only in {here.place.path}, and not in fake://{ROOT}: cannot ")
 
 
 def test_who_has_lost_the_store_sends_nothing(store: FakeStore, machines: Any) -> None:
     here = machines("here")
-    _, upkeep = upkeep_of(store, here)
-    here.open()
+    sender = sender_of(store, here)
     run = here.place.new_run(1_800_000_000.0)
     store.now += STALE + 2
     other = Lease(store.objects(), clock=lambda: store.now)
     other.acquire()
-    upkeep.begin(run)
+    sender.begin(run)
     for _ in here.write(1, run=run):
         pass
-    _wait_for(lambda: upkeep.news)
-    assert "has taken over" in upkeep.news[0]
+    _wait_for(lambda: sender._news)
     with pytest.raises(CheckpointError, match="has taken over"):
-        upkeep.prune()
+        sender.prune()
+    (news,), unsent = sender.end()
+    assert "has taken over" in news
     assert store.names("runs") == []
-    assert "the last 1 record is only in" in upkeep.end()
+    assert "the last 1 record is only in" in unsent
     assert other.is_held
     assert len(store.names("lease")) == 1
+
+
+def test_who_gives_up_lets_the_next_one_in(store: FakeStore, machines: Any) -> None:
+    sender = sender_of(store, machines("here"))
+    with pytest.raises(CheckpointLocked):
+        sender_of(store, machines("there"))
+    sender.give_up()
+    assert store.names("lease") == []
+    sender_of(store, machines("third")).give_up()
 
 
 def _wait_for(condition: Any) -> None:
