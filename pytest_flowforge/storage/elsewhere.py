@@ -39,6 +39,9 @@ def put_elsewhere(url: str, run: str, value: Any, *, codecs: Sequence[Codec] | N
     """
     objects = _objects(url)
     with _passing_place() as place:
+        # It is not there yet; what is no id of a run is refused.
+        with contextlib.suppress(FileNotFoundError):
+            place.folder_of(run)
         place.restore(run).close()
         # The power may go: what matters is what is in the store.
         with contextlib.closing(ResultStore(place, run, codecs=codecs, sync_large=False)) as store:
