@@ -25,6 +25,7 @@ from pytest_flowforge.errors import (
 )
 from pytest_flowforge.storage.codec import JsonCodec, PickleCodec
 from pytest_flowforge.storage.inventory import VERSION
+from pytest_flowforge.storage.leases import live_runs
 from pytest_flowforge.storage.locks import RunLock, WorkersLock
 from pytest_flowforge.storage.mirror import Mirror
 from pytest_flowforge.storage.objects import Objects
@@ -117,6 +118,8 @@ class Archive:
         #: Results that were loaded to see whether that can be done; by what tells them apart.
         self._loaded: dict[ResultRef, Any] = {}
         self._loaded_bytes = 0
+        #: Runs that go on somewhere, as far as the store knows.
+        self._live: frozenset[str] = frozenset()
 
     @classmethod
     def open(cls, settings: Settings) -> Archive:
@@ -125,13 +128,16 @@ class Archive:
             return cls(Place.open(settings.path, create=False), settings.codecs)
         place = Place.open(settings.path)
         try:
-            mirror = Mirror(Objects.at(settings.address), place)
+            objects = Objects.at(settings.address)
+            mirror = Mirror(objects, place)
             mirror.open(create=False)
             mirror.pull(owns=False, settles=settings.settles)
+            archive = cls(place, settings.codecs)
+            archive._live = live_runs(objects)
         except BaseException:
             place.close()
             raise
-        return cls(place, settings.codecs)
+        return archive
 
     @classmethod
     def find(cls, settings: Settings) -> None:
@@ -206,7 +212,9 @@ class Archive:
                 yield Unreadable(run, error)
 
     def is_alive(self, run: str) -> bool:
-        """Whether the process of that run is known to be there."""
+        """Whether the process of that run is known to be there, or seems to be on another machine."""
+        if run in self._live:
+            return True
         holder = RunLock(self._place.folder).holder()
         return holder is not None and holder.run == run and holder.is_alive
 
@@ -338,6 +346,8 @@ class Keeper:
         #: Whether the run has said everything about itself that others need to build on it.
         self._described = False
         self._results: dict[TaskId, ResultRef] = {}
+        #: Runs that were deleted here, and are to be in the store.
+        self._gone: list[str] = []
         #: Digests of the files that tasks have made, by task and path.
         self.outputs: dict[TaskId, Mapping[str, str]] = {}
         #: Tasks that turned out to be made of something else when they started.
@@ -483,9 +493,10 @@ class Keeper:
 
     def clear(self) -> None:
         """Delete all runs and results."""
+        gone = self._place.ids()
         self._place.clear()
         if self._sender is not None:
-            self._sender.prune()
+            self._sender.prune(gone)
 
     def prune(self) -> None:
         """Delete the oldest runs; never what a run that is kept was built on. In a store it is done by :meth:`send`."""
@@ -493,7 +504,7 @@ class Keeper:
             # This run takes the place of none: nothing can be built on it.
             return
         try:
-            self._place.prune(self._settings.keep_runs)
+            self._gone += self._place.prune(self._settings.keep_runs)
         except (OSError, CheckpointError) as error:
             self._tell(f"old runs could not be deleted: {error}")
 
@@ -505,7 +516,7 @@ class Keeper:
         sender, self._sender = self._sender, None
         if sender is None:
             return True
-        news, unsent = sender.end()
+        news, unsent = sender.end(self._gone)
         for sentence in (*news, *([unsent] if unsent else [])):
             self._tell(sentence)
         return not unsent

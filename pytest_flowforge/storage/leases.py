@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from pytest_flowforge.storage.objects import Objects
 
-__all__ = ["REFRESH", "STALE", "Lease", "LeaseLost"]
+__all__ = ["REFRESH", "STALE", "Lease", "LeaseLost", "live_runs"]
 
 #: Seconds between two writings of a lease, and until one that is not written is stale.
 REFRESH, STALE = 10.0, 60.0
@@ -157,6 +157,27 @@ class Lease:
 
 #: Who holds a store when nobody knows.
 _UNKNOWN = Holder("", 0, "unknown", 0.0)
+
+
+def live_runs(objects: Objects) -> frozenset[str]:
+    """Return the runs that seem to be going on, for people: here the clock of this machine has to do.
+
+    Nothing is written to ask the store for its own time. Raises :class:`CheckpointUnreachable`.
+    """
+    found = set()
+    for name in objects.list(_FOLDER):
+        try:
+            text, age = objects.get(name), time.time() - objects.modified(name)
+        except FileNotFoundError:
+            continue
+        holder = _holder(text)
+        if holder is not None and age < _SEEMS and not _is_dead(holder, text):
+            found.add(holder.run)
+    return frozenset(found)
+
+
+#: Seconds after which a run that was not heard of does not seem to go on: clocks of machines may differ.
+_SEEMS = 2 * STALE
 
 
 def _holder(text: bytes) -> Holder | None:

@@ -23,13 +23,14 @@ from pytest_flowforge.errors import (
     CheckpointUnsafe,
     CheckpointVersion,
 )
+from pytest_flowforge.storage.files import persist
 from pytest_flowforge.storage.inventory import DURATIONS, VERSION, File, Inventory
 from pytest_flowforge.storage.journal import JOURNAL, scan, scan_bytes
 from pytest_flowforge.storage.objects import BLOCK
 from pytest_flowforge.storage.pieces import Piece, digest_of_bytes, next_piece
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from pytest_flowforge.storage.files import Folder
@@ -246,7 +247,8 @@ class Mirror:
             self._inventory.sizes[file] = found.sizes[file]
 
     def _download(self, file: File, folder: Folder) -> None:
-        folder.fill(file.name, self._content(file))
+        # See _mark.
+        persist(lambda: folder.fill(file.name, self._content(file)))
 
     def _content(self, file: File) -> Iterator[bytes]:
         """Yield what is in the store of *file*; somebody may be merging its pieces meanwhile."""
@@ -299,8 +301,8 @@ class Mirror:
                         with contextlib.suppress(FileNotFoundError):
                             self._push_file(File(run, name), results)
         except FileNotFoundError:
-            # Deleted, and not made anew so far.
-            return
+            # Deleted during the run, which writes anew what it has open.
+            self._place.restore(run).close()
         if not new:
             return
         file = File(run, JOURNAL)
@@ -392,22 +394,32 @@ class Mirror:
         """Return how many records are here and not in the store."""
         return sum(self._journal_end(run)[1] for run in sorted(self._pending))
 
-    def prune(self) -> None:
-        """Delete in the store what was deleted here: journals first, and no results that a kept run needs."""
+    def prune(self, gone: Iterable[str]) -> None:
+        """Delete the runs *gone* in the store, which were deleted here: journals first, then results nobody needs.
+
+        What is not here for another reason stays there: somebody may have deleted this folder during the run.
+        """
         with self._up:
-            found = self._place.uses()
-            if found is None:
-                return
-            kept, needed = found
             inventory = Inventory.of(self.objects.list("runs"))
+            gone = set(gone)
+            kept = {*inventory.journals(), *filter(None, [self._current])} - gone
+            needed = self._place.uses(sorted(kept))
+            if needed is None:
+                return
+            first = min(kept, default="")
             for run in sorted(inventory.names):
-                # Beginning with the first one that is kept they stay: one may be about to begin.
-                if run in kept or (kept and run > kept[0]):
-                    continue
-                names = sorted(inventory.names[run], reverse=True)
-                results = f"runs/{run}/results/"
-                journals = [name for name in names if not name.startswith(results)]
-                self.objects.delete([*journals, *([] if run in needed else set(names).difference(journals))])
+                # Without a journal its results may be left of one that is gone, or of one that is about to begin.
+                if run in gone or (run not in kept and (not first or run < first)):
+                    self._delete(run, inventory.names[run], results=run not in needed)
+
+    def _delete(self, run: str, names: Iterable[str], *, results: bool) -> None:
+        journals: list[str] = []
+        others: list[str] = []
+        for name in sorted(names, reverse=True):
+            (others if name.startswith(f"runs/{run}/results/") else journals).append(name)
+        self.objects.delete(journals)
+        if results:
+            self.objects.delete(others)
 
     def push_durations(self) -> None:
         """Send how long tasks took."""
@@ -435,7 +447,8 @@ class Mirror:
     def _mark(self, run: str) -> None:
         if not self._is_marked(run):
             with self._place.folder_of(run) as folder:
-                folder.put(_MARK, self._identity)
+                # The run that is at it tidies up behind others, also what is about to get its name.
+                persist(lambda: folder.put(_MARK, self._identity))
 
 
 def _range(pread: Callable[[int, int, int], bytes], fd: int, start: int, end: int | None) -> Iterator[bytes]:

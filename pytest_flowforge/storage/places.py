@@ -103,11 +103,9 @@ class Place:
         """Open the folder of *run*; raise :class:`FileNotFoundError`."""
         return self._run(run)
 
-    def uses(self) -> tuple[list[str], set[str]] | None:
-        """Return the runs that have a journal, and those whose results they need; None when nobody knows."""
-        runs = self.runs()
-        needed = self._uses(runs)
-        return None if needed is None else (runs, needed)
+    def uses(self, runs: Iterable[str]) -> set[str] | None:
+        """Return the runs whose results *runs* need; None when nobody knows, as when a journal is not here."""
+        return self._uses(runs)
 
     def forget(self, run: str, *, results: bool) -> None:
         """Delete the journal of *run*, and its *results* as well."""

@@ -30,7 +30,7 @@ from pytest_flowforge.storage.places import Place
 from pytest_flowforge.wording import plural
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 __all__ = ["Sender", "SenderProcess", "Sending", "sending", "serve"]
 
@@ -59,11 +59,11 @@ class Sending(Protocol):
     def replace_journal(self, run: str) -> None:
         """Make the journal of *run* there what it is here, after a repair."""
 
-    def prune(self) -> None:
-        """Delete there what was deleted here."""
+    def prune(self, gone: Sequence[str]) -> None:
+        """Delete the runs *gone* there, which were deleted here."""
 
-    def end(self) -> tuple[list[str], str]:
-        """Send what is new and let the next run in.
+    def end(self, gone: Sequence[str]) -> tuple[list[str], str]:
+        """Send what is new, delete the runs *gone* there and let the next run in.
 
         Returns sentences about what went wrong meanwhile, and what could not be sent, in words; empty for nothing.
         """
@@ -107,9 +107,8 @@ class Sender:
         self._owner = os.getpid()
         #: Why the last try failed; empty when it did not.
         self._problem = ""
-        self._loss = ""
-        #: What has gone wrong, each said once.
-        self._news: list[str] = []
+        #: Why it failed first.
+        self._failed = ""
 
     def take(self, wait: float) -> None:
         # Before anything is written there.
@@ -132,9 +131,9 @@ class Sender:
         self._mirror.begin(run)
         self._start(self._push)
 
-    def prune(self) -> None:
+    def prune(self, gone: Sequence[str]) -> None:
         self._sure()
-        self._mirror.prune()
+        self._mirror.prune(gone)
 
     def give_up(self) -> None:
         if os.getpid() == self._owner:
@@ -145,26 +144,32 @@ class Sender:
             self._lease.release()
             self._place.close()
 
-    def end(self) -> tuple[list[str], str]:
+    def end(self, gone: Sequence[str]) -> tuple[list[str], str]:
         if os.getpid() != self._owner:
             return [], ""
         self._ended.set()
         self._join(self._push)
-        unsent = self._send_all()
+        unsent = self._send_all(gone)
         self._released.set()
         if not self._problem:
             # A store that does not answer is not asked once more: the lease becomes stale.
             self._join(self._refresh)
             self._lease.release()
         self._place.close()
-        return self._news, unsent
+        return self._news(unsent), unsent
 
-    def _send_all(self) -> str:
+    def _news(self, unsent: str) -> list[str]:
+        """Return what is to be said besides of what went wrong meanwhile."""
+        if self._failed and not unsent:
+            return [f"for a while nothing could be sent ({self._failed}); everything is there now"]
+        return []
+
+    def _send_all(self, gone: Sequence[str]) -> str:
         """Send what is new, delete what was deleted here; return what could not be sent, in words."""
         try:
             self._sure()
             self._mirror.push()
-            self._mirror.prune()
+            self._mirror.prune(gone)
             self._mirror.push_durations()
             self._problem = ""
         except (CheckpointError, OSError) as error:
@@ -197,8 +202,13 @@ class Sender:
 
     def _push(self) -> None:
         pause = self._interval
+        # Whoever asks who uses the store is told the run.
+        said = False
         while not self._ended.wait(pause):
             try:
+                if not said:
+                    self._lease.refresh()
+                    said = True
                 self._sure()
                 self._mirror.push()
             except (CheckpointError, OSError) as error:
@@ -215,13 +225,8 @@ class Sender:
                 self._fails(error)
 
     def _fails(self, error: Exception) -> None:
-        if isinstance(error, LeaseLost):
-            if not self._loss:
-                self._loss = str(error)
-                self._news.append(f"{error}: nothing is sent there as long as that one has it")
-        elif not self._problem:
-            self._news.append(f"{error}. It is tried again; meanwhile everything is kept in {self._mirror.path}")
         self._problem = str(error)
+        self._failed = self._failed or self._problem
 
 
 # ---- in a process of its own ----------------------------------------------------------------------------------------
@@ -291,14 +296,14 @@ class SenderProcess:
     def replace_journal(self, run: str) -> None:
         self._ask("replace_journal", run=run)
 
-    def prune(self) -> None:
-        self._ask("prune")
+    def prune(self, gone: Sequence[str]) -> None:
+        self._ask("prune", gone=list(gone))
 
-    def end(self) -> tuple[list[str], str]:
+    def end(self, gone: Sequence[str]) -> tuple[list[str], str]:
         if os.getpid() != self._owner:
             return [], ""
         try:
-            news, unsent = self._ask("end")
+            news, unsent = self._ask("end", gone=list(gone))
         except CheckpointError as error:
             news, unsent = [], f"nobody knows what of {self._path} is not in {self._url}: {error}"
         self._close()

@@ -231,7 +231,10 @@ def test_the_second_run_is_told_who_has_it_and_may_wait(
     who = f"another flowforge run (pid {run.process.pid}, host *, since *)"
     way_out = "wait for it with --ff-wait, or use another one with --ff-checkpoint"
     other.stderr.fnmatch_lines([f"ERROR: {who} uses the checkpoint {bucket.url}: {way_out}"])
-    # To look needs no lease.
+    # To look needs no lease; and the run is there, wherever it is.
+    wait_until(
+        lambda: "running" in flow({}, f"--ff-checkpoint={bucket.url}", "--ff-status", flowforge=False).outlines[0]
+    )
     status = flow({}, f"--ff-checkpoint={bucket.url}", "--ff-history", flowforge=False)
     assert status.ret == 0
     waits = begin(f"--ff-checkpoint={bucket.url}", "--ff-wait=60", "-q", "--ff-resume")

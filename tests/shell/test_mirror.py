@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import shutil
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -260,7 +261,7 @@ def test_what_was_deleted_there_is_deleted_here(machines: Any) -> None:
     here.mirror.push()
     there.open()
     there.place.forget(first, results=True)
-    there.mirror.prune()
+    there.mirror.prune([first])
     # Who only reads deletes nothing.
     here.open(owns=False)
     assert here.place.runs() == [first, second]
@@ -268,9 +269,44 @@ def test_what_was_deleted_there_is_deleted_here(machines: Any) -> None:
     assert here.place.runs() == [second]
     assert here.loaded() == [2]
     there.place.clear()
-    there.mirror.prune()
+    there.mirror.prune([second])
     here.open()
     assert here.place.ids() == []
+
+
+def test_a_folder_that_is_deleted_during_the_run_takes_nothing_along(
+    tmp_path: Path, store: FakeStore, machines: Any
+) -> None:
+    """It is written anew by the run, which has it open, and the runs before are in the store still."""
+    before, here, there = machines("before"), machines("here"), machines("there")
+    before.open()
+    before.write_all("before", LARGE)
+    before.mirror.push()
+    here.open()
+    # Another process: it has opened the same folder by itself.
+    place = Place.open(tmp_path / "here")
+    run = place.new_run(1_900_000_000.0)
+    results = ResultStore(place, run)
+    journal = place.journal(run)
+    here.mirror.begin(run)
+    for number in range(6):
+        ref = results.put(number)
+        facts = [ref.run, ref.segment, ref.offset, ref.length, ref.sha256, ref.codec]
+        journal.append({"t": float(number), "ev": "stored", "run": run, "ref": facts})
+        if number == 3:
+            shutil.rmtree(tmp_path / "here")
+            here.mirror.push()
+            results.sync()
+            journal.sync()
+        here.mirror.push()
+    journal.close()
+    results.close()
+    assert here.mirror.unsent() == 0
+    here.mirror.prune([])
+    place.close()
+    there.open()
+    assert there.loaded() == ["before", LARGE, *range(6)]
+    assert store.names(f"runs/{run}/")
 
 
 def test_what_was_never_there_is_not_deleted(machines: Any) -> None:
@@ -309,15 +345,16 @@ def test_journals_go_before_their_results_and_results_that_are_needed_stay(store
     here.mirror.begin(run)
     here.mirror.push()
     here.place.forget(first, results=False)
-    here.mirror.prune()
+    here.mirror.prune([first])
     assert not [name for name in store.names(f"runs/{first}/") if "journal" in name]
     assert len(store.names(f"runs/{first}/results/")) == 2
     here.place.clear()
     store.deleted.clear()
     second = here.write_all(LARGE)
     here.mirror.push()
+    gone = here.place.ids()
     here.place.clear()
-    here.mirror.prune()
+    here.mirror.prune(gone)
     assert store.names("runs") == []
     ours = [name for name in store.deleted if second in name]
     assert len(ours) == 2
@@ -413,13 +450,13 @@ def test_what_is_new_goes_up_by_itself_and_the_lease_goes_at_the_end(store: Fake
     for number, _ in enumerate(here.write(*range(5), run=run)):
         if number == 2:
             _wait_for(lambda: here.mirror.unsent() == 0)
-    assert sender.end() == ([], "")
+    assert sender.end([]) == ([], "")
     assert store.names("lease") == []
     there.open()
     assert there.loaded() == list(range(5))
 
 
-def test_a_store_that_is_gone_is_said_once_and_at_the_end(store: FakeStore, machines: Any) -> None:
+def test_a_store_that_is_gone_is_said_at_the_end(store: FakeStore, machines: Any) -> None:
     here = machines("here")
     sender = sender_of(store, here)
     run = here.place.new_run(1_800_000_000.0)
@@ -427,12 +464,28 @@ def test_a_store_that_is_gone_is_said_once_and_at_the_end(store: FakeStore, mach
     next(writing)
     store.fail_at, store.stay = len(store.calls), True
     sender.begin(run)
-    _wait_for(lambda: sender._news)
+    _wait_for(lambda: sender._failed)
     for _ in writing:
         pass
-    (news,), unsent = sender.end()
-    assert "It is tried again" in news
+    news, unsent = sender.end([])
+    assert news == []
     assert unsent.startswith(f"the last 3 records are only in {here.place.path}, and not in fake://{ROOT}: cannot ")
+
+
+def test_a_store_that_comes_back_gets_all_of_it_and_that_is_said(store: FakeStore, machines: Any) -> None:
+    here, there = machines("here"), machines("there")
+    sender = sender_of(store, here)
+    run = here.place.new_run(1_800_000_000.0)
+    store.fail_at, store.stay = len(store.calls), True
+    sender.begin(run)
+    for _ in here.write(1, 2, run=run):
+        _wait_for(lambda: sender._failed)
+    store.fail_at = -1
+    (news,), unsent = sender.end([])
+    assert unsent == ""
+    assert news.startswith("for a while nothing could be sent (cannot write fake://")
+    there.open()
+    assert there.loaded() == [1, 2]
 
 
 def test_who_has_lost_the_store_sends_nothing(store: FakeStore, machines: Any) -> None:
@@ -445,13 +498,13 @@ def test_who_has_lost_the_store_sends_nothing(store: FakeStore, machines: Any) -
     sender.begin(run)
     for _ in here.write(1, run=run):
         pass
-    _wait_for(lambda: sender._news)
+    _wait_for(lambda: sender._failed)
     with pytest.raises(CheckpointError, match="has taken over"):
-        sender.prune()
-    (news,), unsent = sender.end()
-    assert "has taken over" in news
+        sender.prune([])
+    _, unsent = sender.end([])
     assert store.names("runs") == []
     assert "the last 1 record is only in" in unsent
+    assert "has taken over" in unsent
     assert other.is_held
     assert len(store.names("lease")) == 1
 
