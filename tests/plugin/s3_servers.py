@@ -21,6 +21,9 @@ SECRETS = {
 }
 
 
+_KEPT: list[Any] = []
+
+
 class S3Server:
     """moto's server; ``environment`` is what makes fsspec and s3fs ask it."""
 
@@ -28,6 +31,7 @@ class S3Server:
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert self.process.stdout is not None
+        self._files: Any = None
         self.url = ""
         for line in self.process.stdout:
             found = re.search(r"Running on (http://\S+)", line)
@@ -44,8 +48,13 @@ class S3Server:
         return {**SECRETS, "FSSPEC_S3_ENDPOINT_URL": self.url, "AWS_DEFAULT_REGION": "us-east-1"}
 
     def file_system(self) -> Any:
+        if self._files is not None:
+            return self._files
         options = {"key": "k", "secret": "s", "endpoint_url": self.url}
-        return fsspec.filesystem("s3", skip_instance_cache=True, use_listings_cache=False, **options)
+        self._files = fsspec.filesystem("s3", skip_instance_cache=True, use_listings_cache=False, **options)
+        # To the end of all tests: what is collected as garbage may warn of connections, in any of them.
+        _KEPT.append(self._files)
+        return self._files
 
     def bucket(self) -> Bucket:
         """Make an empty one."""
@@ -74,6 +83,13 @@ class Bucket:
         """The names of the objects of the checkpoint, in alphabetical order."""
         start = f"{self._name}/flows/nightly/"
         return sorted(path[len(start) :] for path in self._fs.find(self._name) if path.startswith(start + under))
+
+    def journal_end(self) -> int:
+        """How many bytes of the journals are there."""
+        return sum(
+            max(int(name.rpartition("/")[2].split("-")[1]) for name in self.names(f"runs/{run}/journal.jsonl/"))
+            for run in {name.split("/")[1] for name in self.names("runs") if "/journal.jsonl/" in name}
+        )
 
     def content(self) -> dict[str, bytes]:
         return {path: self._fs.cat_file(path) for path in self._fs.find(self._name)}

@@ -101,7 +101,7 @@ def test_one_that_was_killed_stops_nothing(tmp_path: Path, begin: Callable[[str]
     sender.take(0.0)
     sender.pull(settles=False)
     sender._process.kill()
-    with pytest.raises(CheckpointUnreachable, match="the process that sends to file://.* has ended"):
+    with pytest.raises(CheckpointUnreachable, match=r"the process that sends to file://.* has ended"):
         sender.fetch("20261129-205808-3f88", f"{'a' * 32}.bin", 1)
     news, unsent = sender.end([])
     assert news == []
