@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from pytest_flowforge.errors import (
     CheckpointDamaged,
     CheckpointError,
+    CheckpointLocked,
     CheckpointUnreachable,
     CheckpointUnsafe,
     CheckpointVersion,
@@ -52,6 +53,10 @@ _MOST_DURATIONS = 128 << 20
 _TRIES = 5
 
 
+def _nothing() -> None:
+    """Let it be sent."""
+
+
 class Mirror:
     """What is in the folder of *place* and in the store of *objects*, and what has to go where.
 
@@ -72,6 +77,8 @@ class Mirror:
         self._pending: set[str] = set()
         #: Files that are known to be there as they are here, and do not change.
         self._done: set[File] = set()
+        #: Asked before anything is sent; raises :class:`CheckpointError` when that may not be done any more.
+        self.before_send: Callable[[], None] = _nothing
 
     @property
     def path(self) -> Path:
@@ -284,12 +291,20 @@ class Mirror:
         self._current = run
 
     def push(self) -> None:
-        """Send what is new here."""
+        """Send what is new here. What is wrong with one run does not keep the others here; it is raised behind them."""
+        wrong: Exception | None = None
         for run in sorted(self._pending):
-            with self._up:
-                self._push_run(run)
-                if run != self._current:
-                    self._pending.discard(run)
+            try:
+                with self._up:
+                    self._push_run(run)
+                    if run != self._current:
+                        self._pending.discard(run)
+            except (CheckpointUnreachable, CheckpointLocked):
+                raise
+            except (CheckpointError, OSError) as error:
+                wrong = wrong or error
+        if wrong is not None:
+            raise wrong
 
     def _push_run(self, run: str) -> None:
         # Asked first: the results that these records name are there by now.
@@ -358,6 +373,7 @@ class Mirror:
             self.objects.delete(f"{file.object}/{piece.name}" for piece in others)
 
     def _send(self, name: str, source: str, folder: Folder, start: int, end: int) -> None:
+        self.before_send()
         fd = folder.read(source)
         try:
             chunks = _range(folder.files.pread, fd, start, end)

@@ -100,6 +100,8 @@ class Sender:
         self._place = place
         self._lease = Lease(objects, holder) if clock is None else Lease(objects, holder, clock=clock)
         self._mirror = Mirror(objects, place)
+        # To send something large takes longer than a lease holds.
+        self._mirror.before_send = self._sure
         self._interval = interval
         self._ended = threading.Event()
         self._released = threading.Event()
@@ -107,6 +109,8 @@ class Sender:
         self._owner = os.getpid()
         #: Why the last try failed; empty when it did not.
         self._problem = ""
+        #: Whether the store has answered at the end.
+        self._answers = True
         #: Why it failed first.
         self._failed = ""
 
@@ -151,8 +155,8 @@ class Sender:
         self._join(self._push)
         unsent = self._send_all(gone)
         self._released.set()
-        if not self._problem:
-            # A store that does not answer is not asked once more: the lease becomes stale.
+        if self._answers:
+            # One that does not is not asked once more: the lease becomes stale.
             self._join(self._refresh)
             self._lease.release()
         self._place.close()
@@ -174,6 +178,7 @@ class Sender:
             self._problem = ""
         except (CheckpointError, OSError) as error:
             self._problem = str(error)
+            self._answers = not isinstance(error, CheckpointUnreachable)
         unsent = self._mirror.unsent()
         if not self._problem:
             return ""

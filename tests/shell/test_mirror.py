@@ -509,6 +509,47 @@ def test_who_has_lost_the_store_sends_nothing(store: FakeStore, machines: Any) -
     assert len(store.names("lease")) == 1
 
 
+def test_who_loses_the_store_in_the_middle_sends_no_more(store: FakeStore, machines: Any) -> None:
+    here = machines("here")
+    sender = sender_of(store, here)
+    run = here.write_all(LARGE, f"{LARGE}.")
+    other = Lease(store.objects(), clock=lambda: store.now)
+
+    def sleep(name: str) -> None:
+        if name == "pipe_file":
+            store.before = lambda _: None
+            store.now += STALE + 2
+            other.acquire()
+
+    store.before = sleep
+    with pytest.raises(CheckpointLocked, match="has taken over"):
+        here.mirror.push()
+    assert len(store.names(f"runs/{run}/")) == 1
+    sender.give_up()
+
+
+def test_what_is_wrong_with_one_run_does_not_keep_the_others_here(
+    store: FakeStore, machines: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = machines("here"), machines("there")
+    here.open()
+    first = here.write_all(1)
+    second = here.place.new_run(1_800_000_100.0)
+    list(here.write(2, run=second))
+    real = here.place.results
+    monkeypatch.setattr(here.place, "results", lambda run: real("no run" if run == first else run))
+    with pytest.raises(CheckpointError, match="no run"):
+        here.mirror.push()
+    monkeypatch.undo()
+    there.open()
+    assert there.place.runs() == [second]
+    # It is not forgotten.
+    here.mirror.push()
+    there.open()
+    assert there.place.runs() == [first, second]
+    assert store.names("runs")
+
+
 def test_who_gives_up_lets_the_next_one_in(store: FakeStore, machines: Any) -> None:
     sender = sender_of(store, machines("here"))
     with pytest.raises(CheckpointLocked):
