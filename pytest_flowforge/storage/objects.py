@@ -28,6 +28,8 @@ BLOCK = 8 << 20
 #: Parts of which an object may consist; S3 allows 10,000.
 _MOST_PARTS = 9_000
 
+_UNIT = 1 << 20
+
 
 class Objects:
     """The objects below *root* in the file system *fs*; ``url`` is what that is called.
@@ -103,7 +105,8 @@ class Objects:
 
         def send() -> None:
             self._make_folder(name)
-            block = max(BLOCK, size // _MOST_PARTS + 1)
+            # In whole MiB: Google wants a multiple of 256 KiB.
+            block = max(BLOCK, (size // _MOST_PARTS // _UNIT + 1) * _UNIT)
             file = self._fs.open(self._at(name), "wb", block_size=block)
             try:
                 for chunk in chunks:

@@ -49,6 +49,7 @@ class FakeStore:
         self.stay = self.late = False
         self.sent = 0
         self.deleted: list[str] = []
+        self.blocks: list[int] = []
         #: Called before each call, with its name.
         self.before: Callable[[str], None] = lambda _: None
 
@@ -113,7 +114,7 @@ class FakeStore:
 
     def open(self, path: str, mode: str, *, block_size: int) -> Writing:
         assert mode == "wb"
-        assert block_size
+        self.blocks.append(block_size)
         return Writing(self, path)
 
     def rm_file(self, path: str) -> None:

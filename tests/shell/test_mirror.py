@@ -417,6 +417,26 @@ def test_damaged_results_are_found(store: FakeStore, machines: Any) -> None:
         there.loaded()
 
 
+@pytest.mark.parametrize("size", [1, 8 << 20, 80 << 30, 10**12])
+def test_large_objects_have_no_more_parts_than_stores_allow(store: FakeStore, size: int) -> None:
+    store.objects().upload("x", [b"x"], size)
+    (block,) = store.blocks
+    # Parts of S3 have 5 MiB at least and are 10,000 at most; those of Google are in units of 256 KiB.
+    assert block >= 5 << 20
+    assert size / block <= 10_000
+    assert block % (256 << 10) == 0
+
+
+def test_an_object_that_is_not_whole_is_none(store: FakeStore) -> None:
+    def chunks() -> Iterator[bytes]:
+        yield b"x"
+        raise OSError
+
+    with pytest.raises(CheckpointUnreachable):
+        store.objects().upload("x", chunks(), 2)
+    assert store.names() == []
+
+
 def test_what_is_no_checkpoint_is_left_alone(store: FakeStore, machines: Any) -> None:
     here = machines("here")
     store.content[f"{ROOT}/photos/me.jpg"] = b"x"
