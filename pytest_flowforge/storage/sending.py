@@ -311,14 +311,13 @@ class SenderProcess:
             news, unsent = self._ask("end", gone=list(gone))
         except CheckpointError as error:
             news, unsent = [], f"nobody knows what of {self._path} is not in {self._url}: {error}"
-        self._close()
+        finally:
+            self._close()
         return news, unsent
 
     def give_up(self) -> None:
         if os.getpid() == self._owner:
-            if self._waits:
-                # It was interrupted, and may be at it for long.
-                self._process.kill()
+            self._end_what_waits()
             with contextlib.suppress(CheckpointError):
                 self._ask("give_up")
             self._close()
@@ -355,8 +354,14 @@ class SenderProcess:
         while rest:
             rest = rest[self._out.write(rest) or 0 :]
 
+    def _end_what_waits(self) -> None:
+        """End the process where it is at something whose end nobody waits for any more: that may take long."""
+        if self._waits:
+            self._process.kill()
+
     def _close(self) -> None:
         """End the process: it reads no more."""
+        self._end_what_waits()
         with contextlib.suppress(OSError):
             self._out.close()
         with contextlib.suppress(OSError):

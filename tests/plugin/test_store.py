@@ -332,6 +332,40 @@ def test_a_store_that_goes_away_does_not_stop_the_run(
     assert check.ret == 0
 
 
+def test_ctrl_c_ends_the_sending_and_nothing_else(
+    begin: Begin,
+    flow: Flow,
+    log: Callable[[], list[str]],
+    pytester: pytest.Pytester,
+    monkeypatch: pytest.MonkeyPatch,
+    processes: Processes,  # noqa: ARG001 - none may be left
+) -> None:
+    monkeypatch.setenv("FLOWFORGE_KEY", "the same everywhere")
+    server = S3Server()
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    bucket = server.bucket()
+    pytester.makepyfile(flow_it=SLOW)
+    run = begin(f"--ff-checkpoint={bucket.url}")
+    lines: list[str] = []
+    wait_until(lambda: "step 30" in gathered(lines, log))
+    # From here on it does not answer.
+    server.process.send_signal(signal.SIGSTOP)
+    make_ready(pytester)
+    (journal,) = pytester.path.glob(".pytest_cache/flowforge-remote/*/runs/*/journal.jsonl")
+    wait_until(lambda: '"ev":"run_finished"' in journal.read_text(encoding="ascii"))
+    time.sleep(0.5)
+    run.kill(signal.SIGINT)
+    assert run.end(20) == 0
+    assert "sending was interrupted: what the store does not have yet is in " in run.output
+    assert "40 passed" in run.output
+    server.process.send_signal(signal.SIGCONT)
+    again = flow({}, f"--ff-checkpoint={bucket.url}", "--ff-resume", "-q")
+    assert again.ret == 0
+    assert len({name.split("/")[1] for name in bucket.names("runs")}) == 2
+    server.close()
+
+
 def test_clear_rollback_and_repair_reach_the_store(
     flow: Flow,
     log: Callable[[], list[str]],
