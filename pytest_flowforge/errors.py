@@ -12,7 +12,8 @@ Every one of them names the thing, the rule and the way out::
     │   ├── CheckpointVersion     it was written by a newer version
     │   ├── CheckpointLocked      another run uses it
     │   ├── CheckpointUnsafe      others can write it, or something else stands in its place
-    │   └── CheckpointUnwritable  the disk is full, broken or read-only
+    │   ├── CheckpointUnwritable  the disk is full, broken or read-only
+    │   └── CheckpointUnreachable the store at its URL does not answer, or refuses
     ├── ClusterError          a cluster can not make our calls
     │   └── ClusterUnreachable    its scheduler does not answer, or it could not be started
     ├── SkipTask              a task says that there is nothing to do
@@ -37,6 +38,7 @@ __all__ = [
     "CheckpointDamaged",
     "CheckpointError",
     "CheckpointLocked",
+    "CheckpointUnreachable",
     "CheckpointUnsafe",
     "CheckpointUnwritable",
     "CheckpointVersion",
@@ -150,6 +152,10 @@ class CheckpointUnsafe(CheckpointError):
 
 class CheckpointUnwritable(CheckpointError):
     """Something could not be written: the disk is full, broken or read-only."""
+
+
+class CheckpointUnreachable(CheckpointError):
+    """The store at the URL of a checkpoint does not answer, or refuses what was asked of it."""
 
 
 class ResultError(FlowforgeError):

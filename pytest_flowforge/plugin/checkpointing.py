@@ -135,7 +135,7 @@ class Checkpointing:
             self._open_to_read(self._settings)
 
     def _open_to_write(self, settings: Settings) -> None:
-        if not self._options.checkpoint.explicit:
+        if not self._options.checkpoint.explicit or settings.address is not None:
             make_cache_folder(self._config)
         try:
             self.keeper = self._lock(settings)
@@ -516,7 +516,21 @@ class Checkpointing:
             session.exitstatus = _INTERNAL_ERROR
         elif keeper.run:
             keeper.prune()
+            if not self._send(keeper) and self._config.option.ff_require_checkpoint:
+                session.exitstatus = _INTERNAL_ERROR
         self.close()
+
+    def _send(self, keeper: Keeper) -> bool:
+        """Send the rest to the store, if there is one; return whether all of it is there."""
+        try:
+            return keeper.send()
+        except KeyboardInterrupt:
+            # All tasks are done. Whoever does not want to wait for the network need not.
+            self._tell(
+                f"sending was interrupted: what the store does not have yet is in {self.path}, and goes there with the"
+                " next run of this machine with the same --ff-checkpoint"
+            )
+            return False
 
     def _complain(self, keeper: Keeper) -> None:
         lost = ", ".join(keeper.unsaved[:_MOST_NAMES]) or "none so far"

@@ -10,6 +10,7 @@ import contextlib
 import stat
 import sys
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -50,7 +51,7 @@ def run(config: pytest.Config, errand: Errand) -> int:
         if config.option.ff_format == "json" and errand in _NOTHING_AS_JSON:
             print(_NOTHING_AS_JSON[errand])
             return _WITHOUT_RUNS[errand]
-        print(f"no runs are kept in {printable(str(settings.path), _LONGEST)}")
+        print(f"no runs are kept in {printable(settings.shown, _LONGEST)}")
         return _WITHOUT_RUNS[errand]
     except CheckpointError as error:
         raise pytest.UsageError(printable(str(error), _LONGEST)) from error
@@ -135,25 +136,28 @@ def _check(config: pytest.Config, options: CheckpointOptions, settings: Settings
 
 def _repair(config: pytest.Config, options: CheckpointOptions, settings: Settings) -> int:
     del config, options
-    with _locked(settings) as keeper:
+    with _locked(replace(settings, settles=True)) as keeper:
         repaired = keeper.repair()
+        _print([printable(sentence, _LONGEST) for sentence in keeper.settled])
         for found in repaired:
             print(
                 f"run {found.run}: {plural(found.records, 'good record')} kept; what it was is now {found.old} there "
                 f"({printable(found.problem, _LONGEST)})"
             )
-        if not repaired:
+        if not repaired and not keeper.settled:
             print("nothing to repair")
     return pytest.ExitCode.OK
 
 
 def _clear(config: pytest.Config, options: CheckpointOptions, settings: Settings) -> int:
     del config, options
-    _take_back(settings)
-    with _locked(settings) as keeper:
+    if settings.address is None:
+        _take_back(settings)
+    # What contradicts itself is thrown away as well.
+    with _locked(replace(settings, settles=True)) as keeper:
         count = len(keeper.archive.ids())
         keeper.clear()
-    print(f"{plural(count, 'run')} and all results deleted from {printable(str(settings.path), _LONGEST)}")
+    print(f"{plural(count, 'run')} and all results deleted from {printable(settings.shown, _LONGEST)}")
     return pytest.ExitCode.OK
 
 
@@ -194,7 +198,7 @@ def _rollback(config: pytest.Config, options: CheckpointOptions, settings: Setti
 @contextlib.contextmanager
 def _locked(settings: Settings) -> Iterator[Keeper]:
     """Hold the checkpoint, which has to exist, while something is done to it."""
-    Archive.open(settings).close()
+    Archive.find(settings)
     keeper = Keeper(settings, print)
     try:
         yield keeper

@@ -51,12 +51,21 @@ def _nothing() -> None:
     """Tell nobody that there is something new."""
 
 
+def _from_nowhere(run: str, name: str, end: int) -> bool:
+    """There is nothing but what is here."""
+    del run, name, end
+    return False
+
+
 class Place:
     """The checkpoint in a folder. What changes it is to be done under its lock (:mod:`.locks`)."""
 
     def __init__(self, folder: Folder, runs: Folder) -> None:
         self.folder = folder
         self._runs = runs
+        #: Brings a file with results here, of which so many bytes are needed, from where the checkpoint has it as well;
+        #: returns whether it has done something.
+        self.fetch: Callable[[str, str, int], bool] = _from_nowhere
         self._restoring = threading.Lock()
 
     @classmethod
@@ -85,6 +94,22 @@ class Place:
     def runs(self) -> list[str]:
         """Return the ids of the runs that have a journal, the oldest first."""
         return [run for run in self._ids() if self._has(run, JOURNAL)]
+
+    def ids(self) -> list[str]:
+        """Return the ids of all runs of which anything is there, the oldest first."""
+        return self._ids()
+
+    def folder_of(self, run: str) -> Folder:
+        """Open the folder of *run*; raise :class:`FileNotFoundError`."""
+        return self._run(run)
+
+    def uses(self, runs: Iterable[str]) -> set[str] | None:
+        """Return the runs whose results *runs* need; None when nobody knows, as when a journal is not here."""
+        return self._uses(runs)
+
+    def forget(self, run: str, *, results: bool) -> None:
+        """Delete the journal of *run*, and its *results* as well."""
+        self._delete(run, results=results)
 
     def new_run(self, at: float) -> str:
         """Make the place of a run that begins at *at* (seconds since the epoch) and return its id.

@@ -69,6 +69,7 @@ def test_an_ordinary_suite_does_not_notice_the_plugin(flow: Flow) -> None:
         "pytest_flowforge.hookspecs",
         "pytest_flowforge.plugin",
         "pytest_flowforge.plugin.checkpoint_options",
+        "pytest_flowforge.plugin.cluster_options",
         "pytest_flowforge.plugin.options",
     ]
 

@@ -1,0 +1,157 @@
+"""The address of a checkpoint that is not a folder of this machine: a URL that fsspec understands.
+
+Credentials are no part of it. They come from where the file system finds them (environment, configuration files), are
+never stored, and are cut out of whatever is said of a failure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_flowforge.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["Address", "censored", "is_address"]
+
+_PROTOCOL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+
+#: What has to be installed for a protocol, where its name does not say it.
+_PACKAGES = {
+    **dict.fromkeys(("s3", "s3a"), "s3fs"),
+    **dict.fromkeys(("gs", "gcs"), "gcsfs"),
+    **dict.fromkeys(("az", "abfs", "abfss", "adl"), "adlfs"),
+}
+
+#: There, what stands before an @ is the name of a container.
+_NAMES_BEFORE_AT = ("abfs", "abfss", "wasb", "wasbs")
+
+#: Variables that say which of several stores of the same name is meant.
+_ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
+
+
+def is_address(text: str) -> bool:
+    """Whether *text* is a URL, and not the path of a folder."""
+    return "://" in text
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a checkpoint is kept; ``url`` holds no credentials and no slash at its end."""
+
+    protocol: str
+    url: str
+
+    @classmethod
+    def of(cls, text: str) -> Address:
+        """Return the address that *text* is; raise :class:`CheckpointError` for one that can not be used.
+
+        What looks like a secret in *text* is not repeated.
+        """
+        url = os.path.expandvars(text.strip())
+        found = _PROTOCOL.match(url)
+        protocol = found[1].lower() if found else ""
+        rest = url.partition("://")[2]
+        host, _, path = rest.partition("/")
+        shown = f"{protocol}://{rest if '@' not in host else '...@' + host.rpartition('@')[2]}"
+        user = host.rpartition("@")[0]
+        if user and (":" in user or protocol not in _NAMES_BEFORE_AT):
+            msg = (
+                f"the URL of the checkpoint holds credentials ({protocol}://...@{host.rpartition('@')[2]}): take them"
+                " out, and give them as the file system looks for them, in its environment variables or files"
+            )
+            raise CheckpointError(msg)
+        if not found or "::" in url or "?" in url or "#" in url or any(part in (".", "..") for part in path.split("/")):
+            msg = (
+                f"{censored(shown)} can not be the URL of a checkpoint: it has to look like s3://bucket/prefix, without"
+                " '::', '?', '#' and '..'"
+            )
+            raise CheckpointError(msg)
+        return cls(protocol, f"{protocol}://{rest}".rstrip("/") if rest.strip("/") else f"{protocol}://{rest}")
+
+    def file_system(self) -> tuple[Any, str]:
+        """Return the file system of fsspec, and the path in it.
+
+        Raises :class:`CheckpointError`, with the command that installs it, where it is not installed.
+        """
+        try:
+            import fsspec  # noqa: PLC0415  (an extra: only those who name a URL need it)
+        except ImportError:
+            packages = " ".join(["'pytest-flowforge[fsspec]'", *_package_of(self.protocol)])
+            msg = f"the checkpoint {self.url} needs the package fsspec: pip install {packages}"
+            raise CheckpointError(msg) from None
+        try:
+            kind = fsspec.get_filesystem_class(self.protocol)
+        except ImportError as error:
+            package = " ".join(_package_of(self.protocol))
+            way = f"pip install {package}" if package else censored(str(error))
+            msg = f"the checkpoint {self.url} needs a package for {self.protocol}://: {way}"
+            raise CheckpointError(msg) from None
+        except ValueError:
+            msg = f"the checkpoint {self.url} can not be used: fsspec knows no {self.protocol}://"
+            raise CheckpointError(msg) from None
+        try:
+            # An instance of its own: what tasks do with theirs, and to it, is no matter of ours.
+            made = fsspec.filesystem(self.protocol, skip_instance_cache=True, use_listings_cache=False)
+            return made, str(kind._strip_protocol(self.url)).rstrip("/")  # noqa: SLF001  (its one name for that)
+        except Exception as error:  # noqa: BLE001  (file systems raise what they like)
+            msg = f"the checkpoint {self.url} can not be opened ({type(error).__name__}: {censored(str(error))})"
+            raise CheckpointError(msg) from None
+
+    def key(self) -> str:
+        """Return a name for this store, which is the same whenever the same one is meant."""
+        names = (f"FSSPEC_{self.protocol.upper()}_ENDPOINT_URL", *_ENDPOINTS)
+        parts = [self.url, *[os.environ.get(name, "") for name in names]]
+        return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+    def folder(self) -> Path:
+        """Return where this machine has what is in that store, unless somebody says otherwise."""
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        return Path(base) / "flowforge" / self.key()
+
+
+def _package_of(protocol: str) -> list[str]:
+    return [_PACKAGES[protocol]] if protocol in _PACKAGES else []
+
+
+_LONGEST = 300
+_SHORTEST_SECRET = 6
+
+#: Variables whose values are secrets.
+_SECRET_NAME = re.compile(r"KEY|SECRET|TOKEN|PASSW|CREDENTIAL|CONNECTION_STRING|SAS", re.IGNORECASE)
+
+#: What looks like a secret, and what is said in its place.
+_SECRETS: tuple[tuple[re.Pattern[str], str], ...] = (
+    # Names and passwords in URLs, and their queries: signed ones have everything there.
+    (re.compile(r"(://)[^\s/@]+@"), r"\1...@"),
+    (re.compile(r"(://[^\s?'\"]*)\?[^\s'\"]*"), r"\1?..."),
+    (re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}"), "..."),
+    (
+        re.compile(
+            r"((?:access[_-]?key(?:[_-]?id)?|account[_-]?key|secret|signature|credential|token|password|passwd|\bsig)"
+            r"[\w-]*['\"]?\s*[=:]\s*['\"]?)[^\s'\",;&]+",
+            re.IGNORECASE,
+        ),
+        r"\1...",
+    ),
+    (re.compile(r"\b(Bearer|Basic)\s+\S+"), r"\1 ..."),
+    # Long and mixed, as keys are, and no path.
+    (re.compile(r"(?<![\w+=/])(?=[^\s]*[a-z])(?=[^\s]*[A-Z])(?=[^\s]*[0-9])[A-Za-z0-9+/=_-]{32,}"), "..."),
+)
+
+
+def censored(text: str, environment: Iterable[tuple[str, str]] | None = None) -> str:
+    """Return *text* on one line, cut to some length, without what is, or looks like, a secret."""
+    for name, value in os.environ.items() if environment is None else environment:
+        if _SECRET_NAME.search(name) and len(value) >= _SHORTEST_SECRET:
+            text = text.replace(value, "...")
+    for pattern, instead in _SECRETS:
+        text = pattern.sub(instead, text)
+    text = " ".join(text.split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

@@ -1,0 +1,427 @@
+"""Keeps a store in step with the folder of a run, while the run goes on.
+
+:class:`Sender` does so with threads of the process it is in. :class:`SenderProcess` has one do it in a process of its
+own: a task that holds the interpreter for minutes does not cost the lease, tasks may replace what they like (the time,
+the network, the environment of AWS), and no thread of ours is there when they fork.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pytest_flowforge import errors
+from pytest_flowforge.errors import CheckpointError, CheckpointLocked, CheckpointUnreachable
+from pytest_flowforge.storage.addresses import Address, censored
+from pytest_flowforge.storage.files import Files
+from pytest_flowforge.storage.leases import REFRESH, Lease, LeaseLost
+from pytest_flowforge.storage.locks import Holder
+from pytest_flowforge.storage.mirror import Mirror
+from pytest_flowforge.storage.objects import Objects
+from pytest_flowforge.storage.places import Place
+from pytest_flowforge.wording import plural
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["Sender", "SenderProcess", "Sending", "sending", "serve"]
+
+#: Seconds between two tries when the store does not answer, at most.
+_LONGEST_PAUSE = 60.0
+
+#: Seconds that are waited when that is to be as long as it takes.
+_FOR_EVER = 1e9
+
+
+class Sending(Protocol):
+    """What a run asks of whoever keeps its store in step. All of it raises :class:`CheckpointError`."""
+
+    def take(self, wait: float) -> None:
+        """Take the store, waiting for at most *wait* seconds for another run; raise :class:`CheckpointLocked`."""
+
+    def pull(self, *, settles: bool) -> list[str]:
+        """Bring here what the store has; return what was said of contradictions that were settled."""
+
+    def fetch(self, run: str, name: str, end: int) -> bool:
+        """Bring a file with results here, of which *end* bytes are needed; return whether that was done."""
+
+    def begin(self, run: str) -> None:
+        """Send what *run* writes, from now on."""
+
+    def replace_journal(self, run: str) -> None:
+        """Make the journal of *run* there what it is here, after a repair."""
+
+    def prune(self, gone: Sequence[str]) -> None:
+        """Delete the runs *gone* there, which were deleted here."""
+
+    def end(self, gone: Sequence[str]) -> tuple[list[str], str]:
+        """Send what is new, delete the runs *gone* there and let the next run in.
+
+        Returns sentences about what went wrong meanwhile, and what could not be sent, in words; empty for nothing.
+        """
+
+    def give_up(self) -> None:
+        """Let the next run in, without anything else."""
+
+
+def sending(address: Address, path: Path, interval: float) -> Sending:
+    """Return who keeps the store at *address* in step with the checkpoint in the folder *path*.
+
+    Raises :class:`CheckpointError`. What is in the memory of this process can not be seen from another one.
+    """
+    if address.protocol == "memory" or not sys.executable:
+        return Sender(Objects.at(address), Place.open(path), Holder.here(""), interval)
+    return SenderProcess(address, path, interval)
+
+
+class Sender:
+    """Two threads: one keeps the lease for *holder*, the other sends what is new in *place* every *interval* seconds.
+
+    A fork of the process has no such threads, and nothing is done there.
+    """
+
+    def __init__(
+        self,
+        objects: Objects,
+        place: Place,
+        holder: Holder,
+        interval: float,
+        *,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self._place = place
+        self._lease = Lease(objects, holder) if clock is None else Lease(objects, holder, clock=clock)
+        self._mirror = Mirror(objects, place)
+        # To send something large takes longer than a lease holds.
+        self._mirror.before_send = self._sure
+        self._interval = interval
+        self._ended = threading.Event()
+        self._released = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._owner = os.getpid()
+        #: Why the last try failed; empty when it did not.
+        self._problem = ""
+        #: Whether the store has answered at the end.
+        self._answers = True
+        #: Why it failed first.
+        self._failed = ""
+
+    def take(self, wait: float) -> None:
+        # Before anything is written there.
+        self._mirror.check()
+        self._lease.acquire(wait)
+        self._start(self._refresh)
+
+    def pull(self, *, settles: bool) -> list[str]:
+        self._mirror.open(create=True)
+        return self._mirror.pull(owns=True, settles=settles)
+
+    def fetch(self, run: str, name: str, end: int) -> bool:
+        return self._mirror.fetch(run, name, end)
+
+    def replace_journal(self, run: str) -> None:
+        self._mirror.replace_journal(run)
+
+    def begin(self, run: str) -> None:
+        self._lease.run = run
+        self._mirror.begin(run)
+        self._start(self._push)
+
+    def prune(self, gone: Sequence[str]) -> None:
+        self._sure()
+        self._mirror.prune(gone)
+
+    def give_up(self) -> None:
+        if os.getpid() == self._owner:
+            self._ended.set()
+            self._released.set()
+            self._join(self._push)
+            self._join(self._refresh)
+            self._lease.release()
+            self._place.close()
+
+    def end(self, gone: Sequence[str]) -> tuple[list[str], str]:
+        if os.getpid() != self._owner:
+            return [], ""
+        self._ended.set()
+        self._join(self._push)
+        unsent = self._send_all(gone)
+        self._released.set()
+        if self._answers:
+            # One that does not is not asked once more: the lease becomes stale.
+            self._join(self._refresh)
+            self._lease.release()
+        self._place.close()
+        return self._news(unsent), unsent
+
+    def _news(self, unsent: str) -> list[str]:
+        """Return what is to be said besides of what went wrong meanwhile."""
+        if self._failed and not unsent:
+            return [f"for a while nothing could be sent ({self._failed}); everything is there now"]
+        return []
+
+    def _send_all(self, gone: Sequence[str]) -> str:
+        """Send what is new, delete what was deleted here; return what could not be sent, in words."""
+        try:
+            self._sure()
+            self._mirror.push()
+            self._mirror.prune(gone)
+            self._mirror.push_durations()
+            self._problem = ""
+        except (CheckpointError, OSError) as error:
+            self._problem = str(error)
+            self._answers = not isinstance(error, CheckpointUnreachable)
+        unsent = self._mirror.unsent()
+        if not self._problem:
+            return ""
+        there, here = self._mirror.url, self._mirror.path
+        if not unsent:
+            return f"all records are in {there}, but what was to be done there besides was not: {self._problem}"
+        return (
+            f"the last {plural(unsent, 'record')} {'is' if unsent == 1 else 'are'} only in {here}, and not in {there}:"
+            f" {self._problem}. The next run of this machine with the same --ff-checkpoint sends them"
+        )
+
+    def _start(self, work: Callable[[], None]) -> None:
+        thread = threading.Thread(target=work, name=f"flowforge{work.__name__}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _join(self, work: Callable[[], None]) -> None:
+        for thread in self._threads:
+            if thread.name == f"flowforge{work.__name__}":
+                thread.join()
+
+    def _sure(self) -> None:
+        """Raise :class:`CheckpointError` where another run may have the store."""
+        if not self._lease.is_held:
+            self._lease.refresh()
+
+    def _push(self) -> None:
+        pause = self._interval
+        # Whoever asks who uses the store is told the run.
+        said = False
+        while not self._ended.wait(pause):
+            try:
+                if not said:
+                    self._lease.refresh()
+                    said = True
+                self._sure()
+                self._mirror.push()
+            except (CheckpointError, OSError) as error:
+                pause = min(max(pause, 1.0) * 2, _LONGEST_PAUSE)
+                self._fails(error)
+            else:
+                pause, self._problem = self._interval, ""
+
+    def _refresh(self) -> None:
+        while not self._released.wait(REFRESH):
+            try:
+                self._lease.refresh()
+            except CheckpointError as error:
+                self._fails(error)
+
+    def _fails(self, error: Exception) -> None:
+        self._problem = str(error)
+        self._failed = self._failed or self._problem
+
+
+# ---- in a process of its own ----------------------------------------------------------------------------------------
+
+#: What that process does first. It finds the modules that this one does.
+_COMMAND = "import json, sys; sys.path[:] = json.loads(sys.stdin.buffer.readline()); from {} import serve; serve()"
+
+#: What may be asked for.
+_ASKED = ("take", "pull", "fetch", "begin", "replace_journal", "prune", "end", "give_up")
+
+
+class SenderProcess:
+    """A :class:`Sender` in a process that ends with this one, however that ends.
+
+    It is asked by lines of JSON. What it raises comes back as the same error; how it was started, and what it knows of
+    the store, stays there.
+    """
+
+    def __init__(self, address: Address, path: Path, interval: float) -> None:
+        self._url = address.url
+        self._path = path
+        self._owner = os.getpid()
+        self._lock = threading.Lock()
+        self._number = 0
+        #: Whether there was no answer to the last question.
+        self._waits = False
+        self._process = subprocess.Popen(  # noqa: S603  (this interpreter, and a command of ours)
+            [sys.executable, "-I", "-c", _COMMAND.format(__name__)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            # Whatever libraries print there may hold secrets.
+            stderr=subprocess.DEVNULL,
+            # Ctrl-C is for the run: it says when it has ended.
+            start_new_session=True,
+        )
+        if self._process.stdin is None or self._process.stdout is None:
+            msg = "a process without pipes"
+            raise CheckpointError(msg)
+        # Out of the way of tasks that close what they do not know.
+        files = Files()
+        self._out = os.fdopen(files.high(os.dup(self._process.stdin.fileno())), "wb", buffering=0)
+        self._in = os.fdopen(files.high(os.dup(self._process.stdout.fileno())), "rb")
+        self._process.stdin.close()
+        self._process.stdout.close()
+        with contextlib.suppress(OSError):
+            self._write(list(map(str, sys.path)))
+        holder = json.loads(Holder.here("").facts())
+        try:
+            # Places are opened by the process that is asked, so that is where things go wrong.
+            self._ask("open", url=address.url, path=str(path), interval=interval, holder=holder, parent=os.getpid())
+        except BaseException:
+            self._close()
+            raise
+
+    def take(self, wait: float) -> None:
+        self._ask("take", wait=min(wait, _FOR_EVER))
+
+    def pull(self, *, settles: bool) -> list[str]:
+        return list(self._ask("pull", settles=settles))
+
+    def fetch(self, run: str, name: str, end: int) -> bool:
+        return bool(self._ask("fetch", run=run, name=name, end=end))
+
+    def begin(self, run: str) -> None:
+        self._ask("begin", run=run)
+
+    def replace_journal(self, run: str) -> None:
+        self._ask("replace_journal", run=run)
+
+    def prune(self, gone: Sequence[str]) -> None:
+        self._ask("prune", gone=list(gone))
+
+    def end(self, gone: Sequence[str]) -> tuple[list[str], str]:
+        if os.getpid() != self._owner:
+            return [], ""
+        try:
+            news, unsent = self._ask("end", gone=list(gone))
+        except CheckpointError as error:
+            news, unsent = [], f"nobody knows what of {self._path} is not in {self._url}: {error}"
+        finally:
+            self._close()
+        return news, unsent
+
+    def give_up(self) -> None:
+        if os.getpid() == self._owner:
+            self._end_what_waits()
+            with contextlib.suppress(CheckpointError):
+                self._ask("give_up")
+            self._close()
+
+    def _ask(self, what: str, **rest: Any) -> Any:
+        with self._lock:
+            self._number += 1
+            self._waits = True
+            try:
+                self._write({"number": self._number, "do": what, **rest})
+                answer = self._answer()
+            except (OSError, ValueError):
+                msg = (
+                    f"the process that sends to {self._url} has ended: the next run of this machine with the same"
+                    " --ff-checkpoint sends what is missing there"
+                )
+                raise CheckpointUnreachable(msg) from None
+            self._waits = False
+        if "raises" in answer:
+            kind = getattr(errors, answer["raises"], CheckpointError)
+            raise kind(answer["text"])
+        return answer["returns"]
+
+    def _answer(self) -> dict[str, Any]:
+        """Return the answer to the last question; raise ValueError when there is none."""
+        while True:
+            answer: dict[str, Any] = json.loads(self._in.readline())
+            # Others are to a question whose asker was interrupted.
+            if answer["number"] == self._number:
+                return answer
+
+    def _write(self, message: Any) -> None:
+        rest = memoryview(json.dumps(message).encode("ascii") + b"\n")
+        while rest:
+            rest = rest[self._out.write(rest) or 0 :]
+
+    def _end_what_waits(self) -> None:
+        """End the process where it is at something whose end nobody waits for any more: that may take long."""
+        if self._waits:
+            self._process.kill()
+
+    def _close(self) -> None:
+        """End the process: it reads no more."""
+        self._end_what_waits()
+        with contextlib.suppress(OSError):
+            self._out.close()
+        with contextlib.suppress(OSError):
+            self._in.close()
+        try:
+            self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+#: Seconds in which the process is to end when it was told to.
+_PATIENCE = 5.0
+
+
+def serve() -> None:
+    """Do what comes as lines from the standard input, as the process of a :class:`SenderProcess`."""
+    sys.stdout.flush()
+    # Whatever prints must not get between the answers.
+    answers = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+    sender: Sender | None = None
+    for line in sys.stdin.buffer:
+        asked = json.loads(line)
+        number, what = asked.pop("number"), asked.pop("do")
+        answer: dict[str, Any] = {"number": number}
+        try:
+            if what == "open":
+                _die_with(asked.pop("parent"))
+                sender = _opened(**asked)
+                answer["returns"] = None
+            elif sender is not None and what in _ASKED:
+                answer["returns"] = getattr(sender, what)(**asked)
+        except CheckpointError as error:
+            kind = CheckpointLocked if isinstance(error, LeaseLost) else type(error)
+            answer |= {"raises": kind.__name__, "text": str(error)}
+        except Exception as error:  # noqa: BLE001  (nobody sees a traceback of this process)
+            answer |= {"raises": "CheckpointError", "text": f"{type(error).__name__}: {censored(str(error))}"}
+        answers.write(json.dumps(answer).encode("ascii") + b"\n")
+    # Threads that are in the middle of something are not waited for.
+    os._exit(0)
+
+
+def _opened(url: str, path: str, interval: float, holder: dict[str, Any]) -> Sender:
+    objects = Objects.at(Address.of(url))
+    return Sender(objects, Place.open(Path(path)), Holder.of(json.dumps(holder).encode("ascii")), interval)
+
+
+def _die_with(parent: int) -> None:
+    """End when *parent* has; a process that a task has forked may hold the pipe open for longer."""
+    if sys.platform == "win32":
+        return
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_LOOK)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="flowforge-parent", daemon=True).start()
+
+
+#: Seconds between two looks whether the parent is there.
+_LOOK = 0.25
