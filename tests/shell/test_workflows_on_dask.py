@@ -1,0 +1,110 @@
+"""Workflows in code on a Dask cluster: one of their own, and one that somebody has a client of."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_flowforge import TaskFailed, Workflow, WorkflowError, task
+from pytest_flowforge.core.states import TaskState
+
+distributed = pytest.importorskip("distributed")
+np = pytest.importorskip("numpy")
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SUCCESS, CRASHED, TIMED_OUT = TaskState.SUCCESS, TaskState.CRASHED, TaskState.TIMED_OUT
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Any]:
+    """A client of a cluster of two workers, of one thread each."""
+    cluster = distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, silence_logs=50
+    )
+    with cluster, distributed.Client(cluster, set_as_default=False) as client:
+        yield client
+
+
+def test_values_of_all_sizes_come_back(client: Any) -> None:
+    with Workflow("sizes") as sizes:
+
+        @task
+        def large() -> Any:
+            return np.ones(100_000)
+
+        @task(retries=1)
+        async def total(large: Any) -> float:
+            return float(large.sum())
+
+        @task
+        def told(total: float) -> str:
+            return f"{total:.0f}"
+
+    run = sizes.run(executor=client)
+    run.raise_for_failure()
+    assert run["told"] == "100000"
+    assert run["large"].sum() == 100_000
+    # The client is somebody else's.
+    assert client.submit(len, "abc").result() == 3
+
+
+def test_a_call_that_dies_or_hangs_is_stopped_and_nothing_else(client: Any) -> None:
+    theirs = client.submit(lambda: 42)
+    assert theirs.result() == 42
+    with Workflow("faults") as faults:
+
+        @task
+        def dies() -> None:
+            os._exit(3)
+
+        @task(timeout=1)
+        def hangs() -> None:
+            time.sleep(60)
+
+        @task(depends_on=[dies, hangs], when="all_done")
+        def clean_up() -> str:
+            return "clean"
+
+    begun = time.monotonic()
+    run = faults.run(executor=client)
+    assert run.states == {"dies": CRASHED, "hangs": TIMED_OUT, "clean_up": SUCCESS}
+    assert run["clean_up"] == "clean"
+    assert time.monotonic() - begun < 40
+    with pytest.raises(TaskFailed, match="its worker died"):
+        run["dies"]
+
+
+def test_a_cluster_of_its_own_goes_with_the_run() -> None:
+    with Workflow("own") as own:
+
+        @task
+        def where() -> int:
+            return os.getpid()
+
+        @task
+        def what_can_not_travel() -> Any:
+            return {"deep": [threading.Lock()]}
+
+    run = own.run(executor="dask", workers=1)
+    there = run["where"]
+    assert there != os.getpid()
+    until = time.monotonic() + 20
+    while _lives(there) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not _lives(there)
+    with pytest.raises(WorkflowError, match=r"result\['deep'\]\[0\]: _thread\.lock"):
+        run["what_can_not_travel"]
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
