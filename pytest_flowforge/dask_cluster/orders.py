@@ -22,24 +22,18 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 
 from pytest_flowforge.core.model import Measures
-from pytest_flowforge.core.records import ResultRef
-from pytest_flowforge.errors import CheckpointError, ResultUnstorable
+from pytest_flowforge.dask_cluster.results import Keep, store_result
+from pytest_flowforge.errors import ResultUnstorable
 from pytest_flowforge.executors.calls import Returned, gathering_its_own, made, packed
 from pytest_flowforge.failures import one_line
 from pytest_flowforge.report.previews import preview
-from pytest_flowforge.storage.codec import JsonCodec, PickleCodec, explain_unpicklable
-from pytest_flowforge.storage.files import Files
-from pytest_flowforge.storage.keys import Key
-from pytest_flowforge.storage.places import Place
-from pytest_flowforge.storage.values import ResultStore
+from pytest_flowforge.storage.codec import explain_unpicklable
 from pytest_flowforge.writers import tell_apart
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from pytest_flowforge.storage.codec import Codec
-
-__all__ = ["SMALL", "Came", "Keep", "Order", "load_result", "make_call", "running", "sees", "stack_of", "stop"]
+__all__ = ["SMALL", "Came", "Order", "make_call", "running", "stack_of", "stop"]
 
 #: Bytes of a value that is told along with what its call came to.
 SMALL = 1 << 16
@@ -50,30 +44,6 @@ _MOST_TOLD = 1 << 18
 
 #: Seconds that a call waits until it is known that it begins.
 _MOST_WAITED = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Keep:
-    """Where workers store results, if they see the same files: as results of *run* in the checkpoint in *folder*.
-
-    ``codecs`` are names of ours, or codecs that are packed. ``proof`` is what the key has signed with which stored
-    results are read again.
-    """
-
-    folder: str
-    run: str
-    codecs: tuple[str | bytes, ...]
-    durable: bool
-    proof: bytes
-
-    def unpacked(self) -> list[Codec]:
-        """Return the codecs."""
-        return [_CODECS[one]() if isinstance(one, str) else cloudpickle.loads(one) for one in self.codecs]
-
-    @staticmethod
-    def prove(key: Key) -> bytes:
-        """Return what only who has the same *key* can return."""
-        return key.sign("proof", bytes(32))
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +99,7 @@ def make_call(order: Order, inputs: Mapping[str, Any]) -> Any:
             facts["nbytes"] = _size_of(value)
             if order.previews:
                 facts["preview"] = preview(value)
-            facts["stored"] = _stored(order.keep, value)
+            facts["stored"] = None if order.keep is None else store_result(order.keep, value)
         small = came.value
         data = packed(came)
         if came.unsendable and value is _NOTHING and small is not None:
@@ -265,65 +235,6 @@ class _Nowhere(io.RawIOBase):
 def _drop(_: pickle.PickleBuffer) -> None:
     """Take a buffer out of the stream."""
 
-
-def _stored(keep: Keep | None, value: Any) -> Sequence[Any] | str | None:
-    """Store a value; return where it is, or in words why it can not be stored.
-
-    That is None where there is no such place here, or no need.
-    """
-    if keep is None:
-        return None
-    try:
-        place = Place.open(Path(keep.folder), create=False)
-    except (OSError, CheckpointError):
-        return None
-    try:
-        return _put(keep, place, value) if keep.run in place.runs() else None
-    except (CheckpointError, ResultUnstorable) as error:
-        return str(error)
-    except Exception as error:  # noqa: BLE001 - it comes from the disk, or from codecs; the task itself has succeeded
-        return f"could not be stored by its worker ({one_line(error)})"
-    finally:
-        place.close()
-
-
-def _put(keep: Keep, place: Place, value: Any) -> Sequence[Any] | str:
-    key = Key(Files())
-    if Keep.prove(key) != keep.proof:
-        return "was made by a worker with another key (set the same FLOWFORGE_KEY there), and is not stored"
-    store = ResultStore(place, keep.run, codecs=keep.unpacked(), key=key, sync_large=keep.durable)
-    try:
-        ref = store.put(value)
-        if keep.durable:
-            store.sync()
-    finally:
-        store.close()
-    return list(ref.to_json())
-
-
-def sees(keep: Keep) -> bool:
-    """Return whether results that are stored as *keep* says can be read here."""
-    try:
-        Place.open(Path(keep.folder), create=False).close()
-    except (OSError, CheckpointError):
-        return False
-    return Keep.prove(Key(Files())) == keep.proof
-
-
-def load_result(keep: Keep, ref: Sequence[Any]) -> Any:
-    """Return a stored result; raise :class:`~pytest_flowforge.errors.ResultError`. On a worker."""
-    place = Place.open(Path(keep.folder), create=False)
-    try:
-        store = ResultStore(place, keep.run, codecs=keep.unpacked())
-        try:
-            return store.get(ResultRef(*ref))
-        finally:
-            store.close()
-    finally:
-        place.close()
-
-
-_CODECS: Mapping[str, Callable[[], Codec]] = {JsonCodec.name: JsonCodec, PickleCodec.name: PickleCodec}
 
 # What workers are asked beside their calls.
 

@@ -20,15 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_flowforge.dask_cluster.orders import (
     Came,
-    Keep,
     Order,
-    load_result,
     make_call,
     running,
-    sees,
     stack_of,
     stop,
 )
+from pytest_flowforge.dask_cluster.results import Keep, load_result, sees
 from pytest_flowforge.dask_cluster.watchdog import PREFIX, others_on, watchdog
 from pytest_flowforge.errors import ClusterUnreachable, ResultMissing
 from pytest_flowforge.failures import one_line

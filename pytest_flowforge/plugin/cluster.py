@@ -15,8 +15,9 @@ from pytest_flowforge.codeprint.project import FileCache, Project
 from pytest_flowforge.core.model import Outcome, Success
 from pytest_flowforge.core.records import ResultRef
 from pytest_flowforge.dask_cluster.connecting import Cluster, connect, start
-from pytest_flowforge.dask_cluster.orders import SMALL, Keep, Order
+from pytest_flowforge.dask_cluster.orders import SMALL, Order
 from pytest_flowforge.dask_cluster.pool import Answer, DaskPool, OnCluster, Request
+from pytest_flowforge.dask_cluster.results import Keep
 from pytest_flowforge.errors import ClusterError, ClusterUnreachable
 from pytest_flowforge.executors.calls import unpack
 from pytest_flowforge.plugin.bodies import Body
@@ -24,9 +25,7 @@ from pytest_flowforge.plugin.pools import PoolBackend, body_of
 from pytest_flowforge.plugin.travelling import packed_call, taken_in, travel_by_value
 from pytest_flowforge.plugin.values import Arrivals, Values
 from pytest_flowforge.starts import tell_start
-from pytest_flowforge.storage.codec import JsonCodec, PickleCodec
 from pytest_flowforge.storage.files import Files
-from pytest_flowforge.storage.keys import Key
 from pytest_flowforge.wording import plural
 
 if TYPE_CHECKING:
@@ -139,11 +138,9 @@ class ClusterBackend(PoolBackend):
         keeper, settings = checkpointing.keeper, checkpointing.settings
         if keeper is None or settings is None or not keeper.run:
             return None
-        codecs = tuple(
-            codec.name if isinstance(codec, JsonCodec | PickleCodec) else cloudpickle.dumps(codec)
-            for codec in settings.codecs
-        )
-        return Keep(str(settings.path), keeper.run, codecs, settings.durability != "off", Keep.prove(Key(Files())))
+        url = "" if settings.address is None else settings.address.url
+        durable = settings.durability != "off"
+        return Keep.of(settings.path, url, keeper.run, settings.codecs, durable=durable)
 
     def _answer_of(self, job: Job, payload: Any) -> tuple[Outcome, Any]:
         body = getattr(job.call, "__self__", None)

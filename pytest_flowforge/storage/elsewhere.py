@@ -12,7 +12,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_flowforge.errors import CheckpointError
 from pytest_flowforge.storage.addresses import Address
+from pytest_flowforge.storage.inventory import VERSION
 from pytest_flowforge.storage.mirror import Mirror
 from pytest_flowforge.storage.objects import Objects
 from pytest_flowforge.storage.places import Place
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from pytest_flowforge.core.records import ResultRef
     from pytest_flowforge.storage.codec import Codec
 
-__all__ = ["get_elsewhere", "put_elsewhere"]
+__all__ = ["get_elsewhere", "is_there", "put_elsewhere"]
 
 #: Those that this process has asked, by process (a fork needs its own) and URL: connections are worth keeping.
 _ASKED: dict[tuple[int, str], Objects] = {}
@@ -60,6 +62,15 @@ def get_elsewhere(url: str, ref: ResultRef, *, codecs: Sequence[Codec] | None = 
         place.fetch = Mirror(objects, place).fetch
         with contextlib.closing(ResultStore(place, ref.run, codecs=codecs)) as store:
             return store.get(ref)
+
+
+def is_there(url: str) -> bool:
+    """Return whether the checkpoint at *url* can be reached from here."""
+    try:
+        _objects(url).get(VERSION)
+    except (CheckpointError, FileNotFoundError):
+        return False
+    return True
 
 
 def _objects(url: str) -> Objects:
