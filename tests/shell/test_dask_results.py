@@ -50,7 +50,7 @@ def test_results_are_where_the_worker_sees_the_checkpoint(value: Any, keep: Keep
     far = replace(keep, folder=str(tmp_path / "not there"))
     for there in (keep, far):
         assert sees(there)
-        stored = store_result(there, value)
+        stored: Any = store_result(there, value)
         assert isinstance(stored, list)
         assert stored[0] == keep.run
         assert load_result(there, stored) == value
@@ -114,7 +114,7 @@ def test_codecs_of_plugins_travel_packed(keep: Keep) -> None:
             del buffers
             return bytes(stream).decode()
 
-    shouting = Keep.of(keep.folder, keep.url, keep.run, [Shouting(), *_CODECS], durable=False)  # type: ignore[arg-type,list-item]
+    shouting = Keep.of(keep.folder, keep.url, keep.run, [Shouting(), *_CODECS], durable=False)  # type: ignore[arg-type]
     stored = store_result(shouting, "quiet")
     assert isinstance(stored, list)
     assert ResultRef(*stored).codec == "shouting"
