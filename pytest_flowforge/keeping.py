@@ -269,9 +269,14 @@ class Archive:
                 return decision
 
     def _try(self, ref: ResultRef) -> str:
-        """Load a result and keep it for now, if it is small; return why it can not be loaded, or nothing."""
+        """Load a result and keep it for now, if it is small; return why it can not be loaded, or nothing.
+
+        A large one is verified and not decoded: it might not fit in here, and be wanted elsewhere.
+        """
         if ref in self._loaded:
             return ""
+        if ref.length > _MOST_LOADED:
+            return self.store.fault(ref)
         try:
             value = self.store.get(ref)
         except ResultError as error:
