@@ -69,6 +69,9 @@ class Cluster:
         here = _facts()(list(_PACKAGES))
         problems = []
         for worker, there in facts.items():
+            if isinstance(there, BaseException):
+                problems.append(f"{worker} can not say what it has ({one_line(there)})")
+                continue
             problems += [
                 f"{worker} has {_called(name)} {there[name] or 'not at all'}, and here it is {here[name]}"
                 for name in here
@@ -95,9 +98,9 @@ class Cluster:
         for answer in asked.values():
             answer.cancel()
         return {
-            worker: answer.result()[worker]
+            worker: answer.exception() or answer.result()[worker]
             for worker, answer in asked.items()
-            if answer.done() and not answer.cancelled() and answer.exception() is None
+            if answer.done() and not answer.cancelled()
         }
 
     def close(self) -> None:

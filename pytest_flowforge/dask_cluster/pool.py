@@ -41,8 +41,8 @@ __all__ = ["Answer", "DaskPool", "OnCluster", "Request", "SchedulerGone"]
 #: Seconds between two looks at the cluster.
 _LOOK = 2.0
 
-#: Calls that take less than so many seconds are short, and so many of them are handed over for each thread.
-_SHORT, _AHEAD = 0.1, 2
+#: Calls that take less than so many seconds are quick, and so many of them are handed over for each thread.
+_QUICK, _AHEAD = 0.1, 2
 
 #: What a call adds to what is known of those before it.
 _WEIGHT = 0.2
@@ -240,7 +240,7 @@ class DaskPool(Executor):
 
     @property
     def slots(self) -> int:
-        """How many calls there are to be at a time: with short ones, some wait for each thread.
+        """How many calls there are to be at a time: with quick ones, some wait for each thread.
 
         What a worker has done is known here after a while, and what is handed over arrives after a while. Meanwhile a
         thread is idle, unless it has its next call.
@@ -253,7 +253,7 @@ class DaskPool(Executor):
             free = max(threads - sum(1 for worker in self._unwanted.values() if worker), 0)
         if self._most is not None and self._most < threads:
             return min(free, self._most)
-        return free * _AHEAD if self._usual < _SHORT else free
+        return free * _AHEAD if self._usual < _QUICK else free
 
     @property
     def workers(self) -> Mapping[str, int]:
@@ -484,6 +484,9 @@ class DaskPool(Executor):
             self._send_again(call)
         else:
             self._end(call, error=CancelledError("the cluster has dropped it"))
+            if call.worker:
+                # Which does not keep its worker from going on with it.
+                self._give_up([call])
 
     def _had_begun(self, call: _Call, death: Any) -> bool:
         """Whether *call* may have begun at the worker that died; what waits in a queue there has not.

@@ -137,7 +137,7 @@ def running_cluster(
     try:
         cluster.start(
             "scheduler",
-            *("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--no-show"),
+            *("scheduler", "--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0", "--no-show"),
             *("--scheduler-file", str(cluster.file), *scheduler),
         )
         for number, args in enumerate(workers):

@@ -259,11 +259,11 @@ def test_a_worker_that_others_use_is_not_restarted(cluster: RunningCluster, flow
             return "after"
     """
     with client_of(cluster) as client:
-        data = client.scatter([b"of others"], broadcast=True, hash=False)
         before = set(client.scheduler_info()["workers"])
+        data = [client.scatter(b"of others", workers=[worker], hash=False) for worker in before]
         result = flow(source, "-v", "-o", "flowforge_timeout_grace=0.2", *cluster.options)
 
-        assert client.gather(data) == [b"of others"]
+        assert client.gather(data) == [b"of others"] * 2
         assert set(client.scheduler_info()["workers"]) == before
     assert words(result) == [("sleeps", "FAILED"), ("after", "PASSED")]
     result.stdout.fnmatch_lines(["*1 call goes on at the worker tcp://* that nobody waits for: it is not restarted*"])
@@ -362,8 +362,8 @@ def test_large_results_do_not_come_here(
     resumed = flow({}, "-v", "--ff-resume", *cluster.options)
     assert resumed.ret == _OK
     assert reused_in(resumed) == {"one", "two", "three", "four"}
-    # A worker has loaded it.
-    assert _memory_of(pytester) - base < 50e6
+    # A worker has loaded it; here it was only verified, piece by piece.
+    assert _memory_of(pytester) - base < 90e6
     assert log() == ["one", "five", "five"]
 
 
@@ -466,8 +466,9 @@ def test_workers_with_other_versions(cluster: RunningCluster, flow: Flow, tmp_pa
     preload = tmp_path / "older.py"
     preload.write_text(
         "import importlib.metadata as metadata\n"
-        "version = metadata.version\n"
-        "metadata.version = lambda name: '0.0.1' if name == 'pytest-flowforge' else version(name)\n",
+        "def version(name, version=metadata.version):\n"
+        "    return '0.0.1' if name == 'pytest-flowforge' else version(name)\n"
+        "metadata.version = version\n",
         encoding="utf-8",
     )
     with cluster.one_more_worker("older", "--preload", str(preload)):
@@ -684,7 +685,7 @@ _ADAPTIVE = """
     from distributed import LocalCluster
 
     if __name__ == "__main__":
-        with LocalCluster(n_workers=0, threads_per_worker=1, host="127.0.0.1", dashboard_address=None) as cluster:
+        with LocalCluster(n_workers=0, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster:
             cluster.adapt(minimum=0, maximum=2, interval="100ms", wait_count=2)
             cluster.scheduler_file = None
             print(cluster.scheduler_address, flush=True)
