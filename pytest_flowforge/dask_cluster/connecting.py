@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import sys
+from contextlib import ExitStack, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,13 +107,22 @@ class Cluster:
 
     def close(self) -> None:
         """Leave the cluster, and end it if it was started here."""
-        self.client.close()
+        # A scheduler that has gone answers to neither.
+        with suppress(Exception):
+            self.client.close(timeout=_FAREWELL)
         if self._cluster is not None:
-            self._cluster.close()
+            with suppress(Exception):
+                self._cluster.close(timeout=_FAREWELL)
 
 
 #: Seconds that workers have to tell what is installed there.
 _ANSWER = 5.0
+
+#: Seconds that it may take to leave a cluster.
+_FAREWELL = 5.0
+
+#: What Dask raises when nobody answers, or answers something else. In Python 3.10, a time-out is no OSError.
+_ERRORS = (OSError, ValueError, RuntimeError, TypeError, asyncio.TimeoutError)
 
 #: Differences that are shown.
 _MOST = 5
@@ -153,7 +164,7 @@ def connect(address: str, patience: float) -> Cluster:
         where = {"scheduler_file": address}
     try:
         client = distributed.Client(**where, timeout=patience, set_as_default=False, name="pytest-flowforge")
-    except (OSError, ValueError, RuntimeError, TypeError) as error:
+    except _ERRORS as error:
         msg = f"no Dask scheduler answers there within {patience:g} s ({one_line(error)})"
         raise ClusterUnreachable(msg) from None
     return Cluster(client)
@@ -165,19 +176,24 @@ def start(workers: int, patience: float) -> Cluster:
     Raises :class:`ClusterUnreachable`, and :class:`ClusterError` without Dask.
     """
     distributed = _distributed()
-    try:
-        cluster = distributed.LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-            silence_logs=50,
-        )
-        client = distributed.Client(cluster, timeout=patience, set_as_default=False, name="pytest-flowforge")
-    except (OSError, ValueError, RuntimeError) as error:
-        msg = f"a Dask cluster of {workers} workers could not be started here ({one_line(error)})"
-        raise ClusterUnreachable(msg) from error
+    # Its scheduler is in this process, and what it says of its work would be in the reports of tasks.
+    logging.getLogger("distributed").setLevel(logging.WARNING)
+    with ExitStack() as stack:
+        try:
+            cluster = distributed.LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=True,
+                host="127.0.0.1",
+                dashboard_address="127.0.0.1:0",
+                silence_logs=logging.CRITICAL,
+            )
+            stack.callback(cluster.close)
+            client = distributed.Client(cluster, timeout=patience, set_as_default=False, name="pytest-flowforge")
+        except _ERRORS as error:
+            msg = f"a Dask cluster of {workers} workers could not be started here ({one_line(error)})"
+            raise ClusterUnreachable(msg) from error
+        stack.pop_all()
     return Cluster(client, cluster)
 
 

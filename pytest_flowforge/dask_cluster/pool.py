@@ -561,10 +561,9 @@ class DaskPool(Executor):
 
     def _clear_worker(self, worker: str, keys: Sequence[str]) -> None:
         """Have the calls with these keys end that *worker* makes; as the last step, have it started anew."""
-        self._ask(worker, stop, keys)
+        unanswered = int(self._ask(worker, stop, keys) is None)
         until = time.monotonic() + (min(self._grace, _SHORT) if self._is_closing else self._grace)
         left: Sequence[str] = keys
-        unanswered = 0
         while left and not self._closed.is_set() and worker in self._threads:
             told = self._ask(worker, running, left)
             unanswered = unanswered + 1 if told is None else 0

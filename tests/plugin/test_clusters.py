@@ -133,8 +133,9 @@ _STEPS = """
 
     def flow_second(first):
         log("second")
-        if not Path("ready").exists():
-            time.sleep(30)
+        until = time.monotonic() + 30
+        while not Path("ready").exists() and time.monotonic() < until:
+            time.sleep(0.02)
         return len(first)
 
     def flow_third(second, first):
@@ -180,6 +181,8 @@ def test_the_scheduler_is_stopped(
         assert time.monotonic() - stopped < 10 * SLOWER
     finally:
         os.kill(scheduler.pid, signal.SIGCONT)
+        # Nobody could stop it.
+        pytester.path.joinpath("ready").touch()
     assert "the Dask scheduler does not answer any more" in run.output
     assert "continue with:" in run.output
     assert states_in(pytester)["first"] == "success"
@@ -197,6 +200,10 @@ def test_nobody_at_the_address(flow: Flow) -> None:
 
 
 def test_what_is_no_address_and_no_dask(flow: Flow) -> None:
+    result = flow("def flow_a(): ...", "--ff-dask-address=tcp://127.0.0.1:9", "--ff-dask-timeout=0")
+    assert result.ret == _USAGE
+    result.stderr.fnmatch_lines(["*--ff-dask-timeout: nobody answers within 0 seconds; give more*"])
+
     result = flow("def flow_a(): ...", "--ff-dask-address=localhost:8786")
     assert result.ret == _USAGE
     result.stderr.fnmatch_lines(["*--ff-dask-address localhost:8786: it is neither the address of a scheduler*"])
@@ -685,9 +692,9 @@ _ADAPTIVE = """
     from distributed import LocalCluster
 
     if __name__ == "__main__":
-        with LocalCluster(n_workers=0, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster:
+        options = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
+        with LocalCluster(n_workers=0, threads_per_worker=1, **options) as cluster:
             cluster.adapt(minimum=0, maximum=2, interval="100ms", wait_count=2)
-            cluster.scheduler_file = None
             print(cluster.scheduler_address, flush=True)
             sys.stdin.read()
 """
