@@ -146,7 +146,8 @@ def make_call(order: Order, inputs: Mapping[str, Any]) -> Any:
 
 def _make_importable(order: Order) -> None:
     """Let the call find modules of its project where it imports them itself, as they are now."""
-    with _LOCK:
+    # Not the other lock: to look at a module can be to import it, and the event loop of the worker waits for that one.
+    with _IMPORTING.lock:
         if order.topic == _IMPORTING.topic:
             return
         if not _IMPORTING.topic:
@@ -167,6 +168,7 @@ class _Importing:
 
     topic: str = ""
     before: set[str] = field(default_factory=set)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 _IMPORTING = _Importing()

@@ -88,6 +88,8 @@ class RunningCluster:
         with client_of(self) as client:
             client.wait_for_workers(len(self.processes) - 1, timeout=30 * SLOWER)
             client.run(os.chdir, str(folder))
+            # And those that come after them.
+            client.run(os.chdir, str(folder), nanny=True, on_error="ignore")
 
     def log(self, name: str) -> str:
         """What a process has written."""

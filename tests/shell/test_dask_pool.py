@@ -7,6 +7,7 @@ import time
 import uuid
 from concurrent.futures import CancelledError, Future
 from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,7 +17,7 @@ pytest.importorskip("distributed")
 from distributed import Client, LocalCluster
 
 from pytest_flowforge.dask_cluster.orders import Order
-from pytest_flowforge.dask_cluster.pool import DaskPool, OnCluster, Request, SchedulerGone
+from pytest_flowforge.dask_cluster.pool import DaskPool, OnCluster, Request, SchedulerGone, _Call
 from pytest_flowforge.dask_cluster.watchdog import others_on
 from pytest_flowforge.errors import ClusterUnreachable, ResultMissing
 from pytest_flowforge.executors.calls import pack, unpack
@@ -223,6 +224,39 @@ def test_others_are_all_but_this_run(cluster: Any, pool: DaskPool) -> None:
         assert others("tcp://nowhere:1") == 0
         del data
     assert large.fetch()
+
+
+def test_what_waits_at_a_worker_that_dies_has_not_begun(pool: DaskPool) -> None:
+    began = _HELD["event"] = threading.Event()
+    future = pool.submit(_request(_wait_long))
+    assert began.wait(10)
+    _wait_until(future.running)
+    (call,) = pool._calls.values()
+    waiting = _Call("waiting", call.request, Future(), sent=1)
+
+    def death(threads: int) -> Any:
+        return SimpleNamespace(last_worker=SimpleNamespace(address=call.worker, nthreads=threads))
+
+    # Who has taken the only thread is known.
+    assert not pool._had_begun(waiting, death(1))
+    # It may have had the other one, and had no time to tell.
+    assert pool._had_begun(waiting, death(2))
+    assert pool._had_begun(call, death(1))
+    waiting.sent = 9
+    assert pool._had_begun(waiting, death(1))
+    pool.abandon(future)
+
+
+def test_a_run_that_has_no_thread_left_is_over(pool: DaskPool) -> None:
+    # Two workers without nannies, say, whose calls go on.
+    pool._unwanted.update({"a": next(iter(pool.workers)), "b": next(iter(pool.workers))})
+    pool._stuck.update("ab")
+    _HELD["event"] = threading.Event()
+    future = pool.submit(_request(_wait_long))
+
+    with pytest.raises(SchedulerGone, match="calls that do not end have taken all threads"):
+        future.result(10)
+    assert pool.lost
 
 
 class _Silent:
