@@ -120,6 +120,9 @@ def make_call(order: Order, inputs: Mapping[str, Any]) -> Any:
 
     worker = get_worker()
     try:
+        # Before anybody knows that it begins, and asks.
+        with _LOCK:
+            _RUNNING[order.key] = threading.get_ident()
         worker.log_event(order.topic, {"key": order.key, "began": worker.address})
         if order.is_limited:
             _wait_until_told(worker)
@@ -139,8 +142,12 @@ def make_call(order: Order, inputs: Mapping[str, Any]) -> Any:
             return Came(data)
         worker.log_event(order.topic, {**facts, "took": came.seconds, "came": data})
     except BaseException as error:  # noqa: BLE001 - whatever it is, Dask would not know what to do with it
+        _over(order.key)
         came = Returned(error=error, trace="".join(traceback.format_exception(error)))
         return Came(packed(came))
+    finally:
+        # What is raised from outside may be raised in there.
+        _over(order.key)
     return None if value is _NOTHING else value
 
 
@@ -192,16 +199,8 @@ def _made(order: Order, inputs: Mapping[str, Any], worker: Any) -> tuple[Any, Re
     """Make the call; return the value that stays here, if there is one, and what else it came to."""
     tell_apart()
     _make_importable(order)
-    with _LOCK:
-        _RUNNING[order.key] = threading.get_ident()
-    try:
-        came = made(order.call, inputs, gathering_its_own)
-    finally:
-        try:
-            _over(order.key)
-        finally:
-            # What is raised here from outside may be raised in there.
-            _over(order.key)
+    came = made(order.call, inputs, gathering_its_own)
+    _over(order.key)
     came.measures = replace(came.measures or Measures(), worker=_name_of(worker))
     if came.error is not None or came.outcome is not None or _size_of(came.value) <= SMALL:
         return _NOTHING, came

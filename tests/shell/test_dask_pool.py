@@ -247,6 +247,41 @@ def test_what_waits_at_a_worker_that_dies_has_not_begun(pool: DaskPool) -> None:
     pool.abandon(future)
 
 
+def _wait_in_spite_of_all() -> None:
+    _HELD["event"].set()
+    until = time.monotonic() + 4
+    while time.monotonic() < until:
+        try:
+            time.sleep(0.01)
+        except BaseException:  # noqa: BLE001, S112 - it is the worst that a task can do
+            continue
+
+
+def test_what_waits_behind_a_call_that_does_not_end_goes_elsewhere(said: list[str]) -> None:
+    options = {"processes": False, "dashboard_address": "127.0.0.1:0"}
+    with LocalCluster(n_workers=2, threads_per_worker=1, **options) as cluster:
+        client = Client(cluster, set_as_default=False)
+        pool = _pool_of(client, said, close=client.close)
+        began = _HELD["event"] = threading.Event()
+        stuck = pool.submit(_request(_wait_in_spite_of_all))
+        assert began.wait(10)
+        _wait_until(stuck.running)
+        # Each worker has one that waits, or one of them two: nobody can tell where a thread will be free.
+        others = [pool.submit(_request(_nap)) for _ in range(4)]
+        pool.abandon(stuck)
+
+        begun = time.monotonic()
+        assert [_value(other) for other in others] == ["rested"] * 4
+        assert time.monotonic() - begun < 3
+        assert "it could not be restarted" in said[0]
+        pool.shutdown()
+
+
+def _nap() -> str:
+    time.sleep(0.1)
+    return "rested"
+
+
 def test_a_run_that_has_no_thread_left_is_over(pool: DaskPool) -> None:
     # Two workers without nannies, say, whose calls go on.
     pool._unwanted.update({"a": next(iter(pool.workers)), "b": next(iter(pool.workers))})
