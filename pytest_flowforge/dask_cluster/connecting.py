@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from pytest_flowforge.dask_cluster import leash
 from pytest_flowforge.errors import ClusterError, ClusterUnreachable
 from pytest_flowforge.failures import one_line
 
@@ -187,6 +188,8 @@ def start(workers: int, patience: float) -> Cluster:
                 host="127.0.0.1",
                 dashboard_address="127.0.0.1:0",
                 silence_logs=logging.CRITICAL,
+                # Besides those of the user, whose place this takes.
+                preload=[*import_module("dask.config").get("distributed.worker.preload"), leash.__name__],
             )
             stack.callback(cluster.close)
             client = distributed.Client(cluster, timeout=patience, set_as_default=False, name="pytest-flowforge")

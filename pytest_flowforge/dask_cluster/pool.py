@@ -276,7 +276,7 @@ class DaskPool(Executor):
     def load(self, keep: Keep, ref: Sequence[Any]) -> Any:
         """Have a worker load a stored result; return the future of that."""
         key = f"{PREFIX}load-{self._run}-{next(self._numbers)}"
-        return self._client.submit(load_result, keep, ref, key=key, pure=False, retries=0)
+        return self._client.submit(load_result, keep, ref, key=key, pure=False, retries=0, **self._elsewhere())
 
     def all_see(self, keep: Keep) -> bool:
         """Whether all workers can read what is stored as *keep* says."""
@@ -388,13 +388,7 @@ class DaskPool(Executor):
         options: dict[str, Any] = {"pure": False, "retries": 0, "priority": request.priority}
         if request.resources:
             options["resources"] = dict(request.resources)
-        with self._lock:
-            busy = set(self._unwanted.values())
-        threads = self._threads
-        free = [worker for worker in threads if worker not in busy]
-        if free and len(free) < len(threads):
-            # Whatever becomes of these: others may be asked once they have gone.
-            options |= {"workers": free, "allow_other_workers": True}
+        options |= self._elsewhere()
         orders = [self._order(call.key, self._topic, call.request) for call in calls]
         keys = [call.key for call in calls]
         if len(calls) == 1:
@@ -413,6 +407,15 @@ class DaskPool(Executor):
             there.add_done_callback(partial(self._on_done, call))
             if is_unwanted:
                 self._give_up([call])
+
+    def _elsewhere(self) -> dict[str, Any]:
+        """Options for Dask: to ask no worker that is busy with what nobody wants."""
+        with self._lock:
+            busy = set(self._unwanted.values())
+        threads = self._threads
+        free = [worker for worker in threads if worker not in busy]
+        # Whatever becomes of these: others may be asked once they have gone.
+        return {"workers": free, "allow_other_workers": True} if free and len(free) < len(threads) else {}
 
     def _send_again(self, call: _Call) -> None:
         """Hand over once more what has not begun. Dask knows the old key as that of what has failed."""

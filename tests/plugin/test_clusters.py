@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.plugin.clusters import RunningCluster
-    from tests.plugin.conftest import Begin, Flow
+    from tests.plugin.conftest import Begin, Flow, Processes
 
     Log = Callable[[], list[str]]
 
@@ -675,6 +675,24 @@ def test_a_cluster_of_its_own(flow: Flow, log: Log) -> None:
     assert result.parseoutcomes() == {"passed": 4, "failed": 1}
     assert sorted(log()) == ["after", "before", "beside", "crash", "read"]
     result.stdout.fnmatch_lines(["flowforge: Dask at tcp://127.0.0.1:*, 2 workers, 2 threads*"])
+
+
+def test_a_cluster_of_its_own_goes_with_its_run(flow: Flow, begin: Begin, processes: Processes, log: Log) -> None:
+    source = """
+        from collections import deque
+        from itertools import repeat
+        from log import log
+
+        def flow_holds():
+            log("holds")
+            deque(repeat(0), maxlen=0)
+    """
+    flow(source, "--collect-only")
+    run = begin("--ff-executor", "dask", "--ff-workers", "1")
+    wait_until(lambda: "holds" in log())
+    run.kill(signal.SIGKILL)
+    run.end()
+    assert processes.after(5.0 * SLOWER) == {}
 
 
 def test_workers_that_come_late(flow: Flow, begin: Begin, tmp_path: Path) -> None:
