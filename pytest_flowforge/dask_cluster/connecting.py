@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import sys
+from contextlib import ExitStack, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from pytest_flowforge.dask_cluster import leash
 from pytest_flowforge.errors import ClusterError, ClusterUnreachable
 from pytest_flowforge.failures import one_line
 
@@ -69,6 +72,9 @@ class Cluster:
         here = _facts()(list(_PACKAGES))
         problems = []
         for worker, there in facts.items():
+            if isinstance(there, BaseException):
+                problems.append(f"{worker} can not say what it has ({one_line(there)})")
+                continue
             problems += [
                 f"{worker} has {_called(name)} {there[name] or 'not at all'}, and here it is {here[name]}"
                 for name in here
@@ -95,20 +101,29 @@ class Cluster:
         for answer in asked.values():
             answer.cancel()
         return {
-            worker: answer.result()[worker]
+            worker: answer.exception() or answer.result()[worker]
             for worker, answer in asked.items()
-            if answer.done() and not answer.cancelled() and answer.exception() is None
+            if answer.done() and not answer.cancelled()
         }
 
     def close(self) -> None:
         """Leave the cluster, and end it if it was started here."""
-        self.client.close()
+        # A scheduler that has gone answers to neither.
+        with suppress(Exception):
+            self.client.close(timeout=_FAREWELL)
         if self._cluster is not None:
-            self._cluster.close()
+            with suppress(Exception):
+                self._cluster.close(timeout=_FAREWELL)
 
 
 #: Seconds that workers have to tell what is installed there.
 _ANSWER = 5.0
+
+#: Seconds that it may take to leave a cluster.
+_FAREWELL = 5.0
+
+#: What Dask raises when nobody answers, or answers something else. In Python 3.10, a time-out is no OSError.
+_ERRORS = (OSError, ValueError, RuntimeError, TypeError, asyncio.TimeoutError)
 
 #: Differences that are shown.
 _MOST = 5
@@ -150,7 +165,7 @@ def connect(address: str, patience: float) -> Cluster:
         where = {"scheduler_file": address}
     try:
         client = distributed.Client(**where, timeout=patience, set_as_default=False, name="pytest-flowforge")
-    except (OSError, ValueError, RuntimeError, TypeError) as error:
+    except _ERRORS as error:
         msg = f"no Dask scheduler answers there within {patience:g} s ({one_line(error)})"
         raise ClusterUnreachable(msg) from None
     return Cluster(client)
@@ -162,19 +177,26 @@ def start(workers: int, patience: float) -> Cluster:
     Raises :class:`ClusterUnreachable`, and :class:`ClusterError` without Dask.
     """
     distributed = _distributed()
-    try:
-        cluster = distributed.LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-            silence_logs=50,
-        )
-        client = distributed.Client(cluster, timeout=patience, set_as_default=False, name="pytest-flowforge")
-    except (OSError, ValueError, RuntimeError) as error:
-        msg = f"a Dask cluster of {workers} workers could not be started here ({one_line(error)})"
-        raise ClusterUnreachable(msg) from error
+    # Its scheduler is in this process, and what it says of its work would be in the reports of tasks.
+    logging.getLogger("distributed").setLevel(logging.WARNING)
+    with ExitStack() as stack:
+        try:
+            cluster = distributed.LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=True,
+                host="127.0.0.1",
+                dashboard_address="127.0.0.1:0",
+                silence_logs=logging.CRITICAL,
+                # Besides those of the user, whose place this takes.
+                preload=[*import_module("dask.config").get("distributed.worker.preload"), leash.__name__],
+            )
+            stack.callback(cluster.close)
+            client = distributed.Client(cluster, timeout=patience, set_as_default=False, name="pytest-flowforge")
+        except _ERRORS as error:
+            msg = f"a Dask cluster of {workers} workers could not be started here ({one_line(error)})"
+            raise ClusterUnreachable(msg) from error
+        stack.pop_all()
     return Cluster(client, cluster)
 
 

@@ -90,6 +90,9 @@ def make_call(order: Order, inputs: Mapping[str, Any]) -> Any:
 
     worker = get_worker()
     try:
+        # Before anybody knows that it begins, and asks.
+        with _LOCK:
+            _RUNNING[order.key] = threading.get_ident()
         worker.log_event(order.topic, {"key": order.key, "began": worker.address})
         if order.is_limited:
             _wait_until_told(worker)
@@ -109,14 +112,19 @@ def make_call(order: Order, inputs: Mapping[str, Any]) -> Any:
             return Came(data)
         worker.log_event(order.topic, {**facts, "took": came.seconds, "came": data})
     except BaseException as error:  # noqa: BLE001 - whatever it is, Dask would not know what to do with it
+        _over(order.key)
         came = Returned(error=error, trace="".join(traceback.format_exception(error)))
         return Came(packed(came))
+    finally:
+        # What is raised from outside may be raised in there.
+        _over(order.key)
     return None if value is _NOTHING else value
 
 
 def _make_importable(order: Order) -> None:
     """Let the call find modules of its project where it imports them itself, as they are now."""
-    with _LOCK:
+    # Not the other lock: to look at a module can be to import it, and the event loop of the worker waits for that one.
+    with _IMPORTING.lock:
         if order.topic == _IMPORTING.topic:
             return
         if not _IMPORTING.topic:
@@ -137,6 +145,7 @@ class _Importing:
 
     topic: str = ""
     before: set[str] = field(default_factory=set)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 _IMPORTING = _Importing()
@@ -160,16 +169,8 @@ def _made(order: Order, inputs: Mapping[str, Any], worker: Any) -> tuple[Any, Re
     """Make the call; return the value that stays here, if there is one, and what else it came to."""
     tell_apart()
     _make_importable(order)
-    with _LOCK:
-        _RUNNING[order.key] = threading.get_ident()
-    try:
-        came = made(order.call, inputs, gathering_its_own)
-    finally:
-        try:
-            _over(order.key)
-        finally:
-            # What is raised here from outside may be raised in there.
-            _over(order.key)
+    came = made(order.call, inputs, gathering_its_own)
+    _over(order.key)
     came.measures = replace(came.measures or Measures(), worker=_name_of(worker))
     if came.error is not None or came.outcome is not None or _size_of(came.value) <= SMALL:
         return _NOTHING, came

@@ -51,9 +51,14 @@ _PAUSE = 0.05
 #: Seconds that a worker has to say what it is doing, before that is no matter any more.
 _ANSWER = 2.0
 
-#: Seconds that calls have to end when the pool is closed: the run has given them time before. And seconds after which
-#: a call begins no more that was taken back.
-_SHORT = 0.5
+#: Seconds after which a call begins no more that was taken back.
+_SETTLED = 0.5
+
+#: Seconds that calls have to end when the pool is closed: the run has given them time before.
+_LAST = 2.0
+
+#: Seconds after which a call is told again to end.
+_AGAIN = 0.5
 
 #: Seconds that it may take to have workers started anew whose calls do not end, when the pool is closed.
 _FAREWELL = 10.0
@@ -269,7 +274,7 @@ class DaskPool(Executor):
     def load(self, keep: Keep, ref: Sequence[Any]) -> Any:
         """Have a worker load a stored result; return the future of that."""
         key = f"{PREFIX}load-{self._run}-{next(self._numbers)}"
-        return self._client.submit(load_result, keep, ref, key=key, pure=False, retries=0)
+        return self._client.submit(load_result, keep, ref, key=key, pure=False, retries=0, **self._elsewhere())
 
     def all_see(self, keep: Keep) -> bool:
         """Whether all workers can read what is stored as *keep* says."""
@@ -330,7 +335,7 @@ class DaskPool(Executor):
                 calls, self._calls = list(self._calls.values()), {}
             if not self.lost and not self._is_ours:
                 self._give_up(calls)
-                until = time.monotonic() + min(self._grace, _SHORT) + _FAREWELL
+                until = time.monotonic() + min(self._grace, _LAST) + _FAREWELL
                 while self._goes_on() and time.monotonic() < until:
                     time.sleep(_PAUSE)
         finally:
@@ -381,13 +386,7 @@ class DaskPool(Executor):
         options: dict[str, Any] = {"pure": False, "retries": 0, "priority": request.priority}
         if request.resources:
             options["resources"] = dict(request.resources)
-        with self._lock:
-            busy = set(self._unwanted.values())
-        threads = self._threads
-        free = [worker for worker in threads if worker not in busy]
-        if free and len(free) < len(threads):
-            # Whatever becomes of these: others may be asked once they have gone.
-            options |= {"workers": free, "allow_other_workers": True}
+        options |= self._elsewhere()
         orders = [self._order(call.key, self._topic, call.request) for call in calls]
         keys = [call.key for call in calls]
         if len(calls) == 1:
@@ -406,6 +405,15 @@ class DaskPool(Executor):
             there.add_done_callback(partial(self._on_done, call))
             if is_unwanted:
                 self._give_up([call])
+
+    def _elsewhere(self) -> dict[str, Any]:
+        """Options for Dask: to ask no worker that is busy with what nobody wants."""
+        with self._lock:
+            busy = set(self._unwanted.values())
+        threads = self._threads
+        free = [worker for worker in threads if worker not in busy]
+        # Whatever becomes of these: others may be asked once they have gone.
+        return {"workers": free, "allow_other_workers": True} if free and len(free) < len(threads) else {}
 
     def _send_again(self, call: _Call) -> None:
         """Hand over once more what has not begun. Dask knows the old key as that of what has failed."""
@@ -443,11 +451,11 @@ class DaskPool(Executor):
             call = self._calls.get(key)
             if call is not None:
                 call.worker = worker
-            is_known = key in self._unwanted
+            is_being_stopped = bool(self._unwanted.get(key))
             self._unwanted.update({key: worker} if call is None else {})
         if call is None:
             # It was given up while it was on its way.
-            if not is_known:
+            if not is_being_stopped:
                 self._in_background(self._clear_worker, worker, [key])
             return
         if not call.here.running():
@@ -482,6 +490,9 @@ class DaskPool(Executor):
             self._send_again(call)
         else:
             self._end(call, error=CancelledError("the cluster has dropped it"))
+            if call.worker:
+                # Which does not keep its worker from going on with it.
+                self._give_up([call])
 
     def _had_begun(self, call: _Call, death: Any) -> bool:
         """Whether *call* may have begun at the worker that died; what waits in a queue there has not.
@@ -548,7 +559,7 @@ class DaskPool(Executor):
 
     def _clear(self, keys: Sequence[str]) -> None:
         """Forget calls that have not begun, as far as is known: those that do are stopped when they tell it."""
-        time.sleep(_SHORT)
+        time.sleep(_SETTLED)
         with self._lock:
             for key in keys:
                 if not self._unwanted.get(key):
@@ -556,12 +567,16 @@ class DaskPool(Executor):
 
     def _clear_worker(self, worker: str, keys: Sequence[str]) -> None:
         """Have the calls with these keys end that *worker* makes; as the last step, have it started anew."""
-        self._ask(worker, stop, keys)
-        until = time.monotonic() + (min(self._grace, _SHORT) if self._is_closing else self._grace)
+        begin = time.monotonic()
+        until = begin + (min(self._grace, _LAST) if self._is_closing else self._grace)
+        again = begin
         left: Sequence[str] = keys
         unanswered = 0
         while left and not self._closed.is_set() and worker in self._threads:
-            told = self._ask(worker, running, left)
+            # What is raised may meet code that ignores it: a destructor, a callback. Yet what cleans up needs its time.
+            is_told = time.monotonic() >= again
+            again += _AGAIN if is_told else 0.0
+            told = self._ask(worker, stop if is_told else running, left)
             unanswered = unanswered + 1 if told is None else 0
             left = left if told is None else told
             self._forget(set(keys) - set(left))
@@ -570,9 +585,23 @@ class DaskPool(Executor):
                     break
                 with self._lock:
                     self._stuck.update(left)
+                self._take_from(worker)
                 return
             time.sleep(_PAUSE)
         self._forget(keys)
+
+    def _take_from(self, worker: str) -> None:
+        """Hand over once more what waits at a worker for a thread that does not come back."""
+        with suppress(Exception):
+            waiting = self._in_background(self._client.processing, [worker]).result(self._patience).get(worker, ())
+            with self._lock:
+                calls = [self._calls[key] for key in waiting if key in self._calls]
+                old = {call.key: call.there for call in calls if call.there is not None and not call.worker}
+            for call in calls:
+                if call.key in old and call.sent < _MOST_SENT:
+                    there = old[call.key]
+                    self._send_again(call)
+                    self._client.cancel([there], force=True)
 
     def _forget(self, keys: Iterable[str]) -> None:
         with self._lock:

@@ -38,7 +38,7 @@ class ClusterOptions:
         text = str(config.getini("flowforge_dask_timeout")) if given is None else str(given)
         return cls(
             address=config.getoption("ff_dask_address") or str(config.getini("flowforge_dask_address")),
-            timeout=_number("ini flowforge_dask_timeout" if given is None else "--ff-dask-timeout", text, "seconds"),
+            timeout=_patience("ini flowforge_dask_timeout" if given is None else "--ff-dask-timeout", text),
             fetched=int(megabytes * 1e6),
             resources=dict(map(_resource, config.getini("flowforge_dask_resources"))),
         )
@@ -80,6 +80,14 @@ def _number(source: str, text: str, what: str) -> float:
         number = math.nan
     if not (math.isfinite(number) and number >= 0):
         msg = f"{source}: {text[:100]!r} is no number of {what}; give 0 or more"
+        raise pytest.UsageError(msg)
+    return number
+
+
+def _patience(source: str, text: str) -> float:
+    number = _number(source, text, "seconds")
+    if not number:
+        msg = f"{source}: nobody answers within 0 seconds; give more"
         raise pytest.UsageError(msg)
     return number
 

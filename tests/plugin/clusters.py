@@ -84,10 +84,18 @@ class RunningCluster:
                 _end([self.processes.pop(name)])
 
     def move_to(self, folder: Path) -> None:
-        """Have the workers, all of which have to be there, work in *folder*."""
+        """Have the workers, all of which have to be there, work in *folder*, as if they had been started there."""
+
+        def move(folder: str) -> None:
+            os.chdir(folder)
+            # As in the runs of pytester.
+            os.environ["PYTEST_DEBUG_TEMPROOT"] = folder
+
         with client_of(self) as client:
             client.wait_for_workers(len(self.processes) - 1, timeout=30 * SLOWER)
-            client.run(os.chdir, str(folder))
+            client.run(move, str(folder))
+            # And those that come after them.
+            client.run(move, str(folder), nanny=True, on_error="ignore")
 
     def log(self, name: str) -> str:
         """What a process has written."""
@@ -137,7 +145,7 @@ def running_cluster(
     try:
         cluster.start(
             "scheduler",
-            *("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--no-show"),
+            *("scheduler", "--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0", "--no-show"),
             *("--scheduler-file", str(cluster.file), *scheduler),
         )
         for number, args in enumerate(workers):

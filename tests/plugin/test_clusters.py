@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.plugin.clusters import RunningCluster
-    from tests.plugin.conftest import Begin, Flow
+    from tests.plugin.conftest import Begin, Flow, Processes
 
     Log = Callable[[], list[str]]
 
@@ -133,8 +133,9 @@ _STEPS = """
 
     def flow_second(first):
         log("second")
-        if not Path("ready").exists():
-            time.sleep(30)
+        until = time.monotonic() + 30
+        while not Path("ready").exists() and time.monotonic() < until:
+            time.sleep(0.02)
         return len(first)
 
     def flow_third(second, first):
@@ -180,6 +181,8 @@ def test_the_scheduler_is_stopped(
         assert time.monotonic() - stopped < 10 * SLOWER
     finally:
         os.kill(scheduler.pid, signal.SIGCONT)
+        # Nobody could stop it.
+        pytester.path.joinpath("ready").touch()
     assert "the Dask scheduler does not answer any more" in run.output
     assert "continue with:" in run.output
     assert states_in(pytester)["first"] == "success"
@@ -197,6 +200,10 @@ def test_nobody_at_the_address(flow: Flow) -> None:
 
 
 def test_what_is_no_address_and_no_dask(flow: Flow) -> None:
+    result = flow("def flow_a(): ...", "--ff-dask-address=tcp://127.0.0.1:9", "--ff-dask-timeout=0")
+    assert result.ret == _USAGE
+    result.stderr.fnmatch_lines(["*--ff-dask-timeout: nobody answers within 0 seconds; give more*"])
+
     result = flow("def flow_a(): ...", "--ff-dask-address=localhost:8786")
     assert result.ret == _USAGE
     result.stderr.fnmatch_lines(["*--ff-dask-address localhost:8786: it is neither the address of a scheduler*"])
@@ -259,11 +266,11 @@ def test_a_worker_that_others_use_is_not_restarted(cluster: RunningCluster, flow
             return "after"
     """
     with client_of(cluster) as client:
-        data = client.scatter([b"of others"], broadcast=True, hash=False)
         before = set(client.scheduler_info()["workers"])
+        data = [client.scatter(b"of others", workers=[worker], hash=False) for worker in before]
         result = flow(source, "-v", "-o", "flowforge_timeout_grace=0.2", *cluster.options)
 
-        assert client.gather(data) == [b"of others"]
+        assert client.gather(data) == [b"of others"] * 2
         assert set(client.scheduler_info()["workers"]) == before
     assert words(result) == [("sleeps", "FAILED"), ("after", "PASSED")]
     result.stdout.fnmatch_lines(["*1 call goes on at the worker tcp://* that nobody waits for: it is not restarted*"])
@@ -362,8 +369,8 @@ def test_large_results_do_not_come_here(
     resumed = flow({}, "-v", "--ff-resume", *cluster.options)
     assert resumed.ret == _OK
     assert reused_in(resumed) == {"one", "two", "three", "four"}
-    # A worker has loaded it.
-    assert _memory_of(pytester) - base < 50e6
+    # A worker has loaded it; here it was only verified, piece by piece.
+    assert _memory_of(pytester) - base < 90e6
     assert log() == ["one", "five", "five"]
 
 
@@ -466,8 +473,9 @@ def test_workers_with_other_versions(cluster: RunningCluster, flow: Flow, tmp_pa
     preload = tmp_path / "older.py"
     preload.write_text(
         "import importlib.metadata as metadata\n"
-        "version = metadata.version\n"
-        "metadata.version = lambda name: '0.0.1' if name == 'pytest-flowforge' else version(name)\n",
+        "def version(name, version=metadata.version):\n"
+        "    return '0.0.1' if name == 'pytest-flowforge' else version(name)\n"
+        "metadata.version = version\n",
         encoding="utf-8",
     )
     with cluster.one_more_worker("older", "--preload", str(preload)):
@@ -669,6 +677,24 @@ def test_a_cluster_of_its_own(flow: Flow, log: Log) -> None:
     result.stdout.fnmatch_lines(["flowforge: Dask at tcp://127.0.0.1:*, 2 workers, 2 threads*"])
 
 
+def test_a_cluster_of_its_own_goes_with_its_run(flow: Flow, begin: Begin, processes: Processes, log: Log) -> None:
+    source = """
+        from collections import deque
+        from itertools import repeat
+        from log import log
+
+        def flow_holds():
+            log("holds")
+            deque(repeat(0), maxlen=0)
+    """
+    flow(source, "--collect-only")
+    run = begin("--ff-executor", "dask", "--ff-workers", "1")
+    wait_until(lambda: "holds" in log())
+    run.kill(signal.SIGKILL)
+    run.end()
+    assert processes.after(5.0 * SLOWER) == {}
+
+
 def test_workers_that_come_late(flow: Flow, begin: Begin, tmp_path: Path) -> None:
     flow("def flow_a(): return 1\ndef flow_b(a): assert a == 1", "--collect-only")
     with running_cluster(tmp_path, workers=()) as cluster:
@@ -684,9 +710,9 @@ _ADAPTIVE = """
     from distributed import LocalCluster
 
     if __name__ == "__main__":
-        with LocalCluster(n_workers=0, threads_per_worker=1, host="127.0.0.1", dashboard_address=None) as cluster:
+        options = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
+        with LocalCluster(n_workers=0, threads_per_worker=1, **options) as cluster:
             cluster.adapt(minimum=0, maximum=2, interval="100ms", wait_count=2)
-            cluster.scheduler_file = None
             print(cluster.scheduler_address, flush=True)
             sys.stdin.read()
 """

@@ -1,0 +1,316 @@
+"""The pool of calls on a Dask cluster by itself, and what its workers and its scheduler do for it."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from concurrent.futures import CancelledError, Future
+from functools import partial
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+pytest.importorskip("distributed")
+
+from distributed import Client, LocalCluster
+
+from pytest_flowforge.dask_cluster.orders import Order
+from pytest_flowforge.dask_cluster.pool import DaskPool, OnCluster, Request, SchedulerGone, _Call
+from pytest_flowforge.dask_cluster.watchdog import others_on
+from pytest_flowforge.errors import ClusterUnreachable, ResultMissing
+from pytest_flowforge.executors.calls import pack, unpack
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    with LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address="127.0.0.1:0") as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def pool(cluster: Any, said: list[str]) -> Iterator[DaskPool]:
+    client = Client(cluster, set_as_default=False)
+    pool = _pool_of(client, said, close=client.close)
+    yield pool
+    pool.shutdown()
+
+
+def _pool_of(client: Any, said: list[str], *, close: Callable[[], None], patience: float = 5.0) -> DaskPool:
+    return DaskPool(
+        client,
+        uuid.uuid4().hex[:8],
+        _order,
+        most=None,
+        patience=patience,
+        grace=0.2,
+        close=close,
+        is_ours=False,
+        tell=said.append,
+        alert=said.append,
+    )
+
+
+def _order(key: str, topic: str, request: Request) -> Order:
+    return Order(key, topic, request.call, is_limited=True, previews=False, keep=None, paths=())
+
+
+def _request(function: Callable[..., Any], /, **arguments: Any) -> Request:
+    there = {name: value for name, value in arguments.items() if isinstance(value, OnCluster)}
+    here = {name: value for name, value in arguments.items() if name not in there}
+    return Request(function.__name__, pack(function, here), there)
+
+
+def _value(future: Future[Any]) -> Any:
+    answer = future.result(10)
+    came = unpack(answer.data)
+    if came.error is not None:
+        raise came.error
+    return came.value if answer.value is None else answer.value
+
+
+def _large() -> bytes:
+    return bytes(100_000)
+
+
+def _length(value: bytes) -> int:
+    return len(value)
+
+
+def test_small_values_are_told_and_large_ones_stay(pool: DaskPool) -> None:
+    assert _value(pool.submit(_request(lambda: 3))) == 3
+    large = _value(pool.submit(_request(_large)))
+
+    assert isinstance(large, OnCluster)
+    assert large.nbytes >= 100_000
+    assert large.fetch() == bytes(100_000)
+    assert _value(pool.submit(_request(_length, value=large))) == 100_000
+
+
+def test_many_at_once_come_back_with_their_own(pool: DaskPool) -> None:
+    futures = [pool.submit(_request(lambda number: bytes(70_000) + bytes([number]), number=n)) for n in range(200)]
+
+    # Values that stay are told before the client has returned their futures, or after.
+    assert [_value(future).fetch()[-1] for future in futures] == list(range(200))
+
+
+@pytest.mark.parametrize("error", [GeneratorExit("g"), SystemExit(3), KeyboardInterrupt(), RecursionError("deep")])
+def test_nothing_crosses_dask_but_what_was_packed(pool: DaskPool, error: BaseException) -> None:
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        _value(pool.submit(_request(fail)))
+
+
+def test_a_large_output_is_fetched(pool: DaskPool) -> None:
+    def talk() -> None:
+        raise ValueError("x" * 1_000_000)
+
+    with pytest.raises(ValueError, match="xxx"):
+        _value(pool.submit(_request(talk)))
+
+
+def test_what_others_dropped_was_lost(pool: DaskPool) -> None:
+    large = _value(pool.submit(_request(_large)))
+    large.label = "large"
+    pool._client.cancel([large.future], force=True)
+
+    with pytest.raises(ResultMissing, match="the result of large was lost with the worker that had it"):
+        large.fetch()
+    with pytest.raises(ResultMissing):
+        _value(pool.submit(_request(_length, value=large)))
+    large.load = lambda: b"kept"
+    assert large.fetch() == b"kept"
+    assert _value(pool.submit(_request(_length, value=large))) == 4
+
+
+def test_a_call_that_somebody_else_cancels(pool: DaskPool) -> None:
+    began = threading.Event()
+    _HELD["event"] = began
+    future = pool.submit(_request(_wait_long))
+    assert began.wait(10)
+    (call,) = pool._calls.values()
+    pool._client.cancel([call.there], force=True)
+
+    with pytest.raises(CancelledError, match="the cluster has dropped it"):
+        future.result(10)
+
+
+_HELD: dict[str, threading.Event] = {}
+
+
+def _wait_long() -> None:
+    # In this process: the cluster has no others.
+    _HELD["event"].set()
+    until = time.monotonic() + 3
+    while time.monotonic() < until:
+        time.sleep(0.01)
+
+
+def test_what_is_abandoned_is_stopped_and_its_slot_comes_back(pool: DaskPool) -> None:
+    began = _HELD["event"] = threading.Event()
+    future = pool.submit(_request(_wait_long))
+    assert began.wait(10)
+    _wait_until(future.running)
+    assert "_wait_long" in pool.stack_of(future)
+
+    assert pool.abandon(future)
+    assert not pool.abandon(future)
+    assert pool.slots == 1
+    _wait_until(lambda: pool.slots == 2)
+    assert not future.done()
+
+
+def test_what_is_cancelled_at_once_takes_no_slot(pool: DaskPool) -> None:
+    futures = [pool.submit(_request(_large)) for _ in range(50)]
+    for future in futures:
+        future.cancel()
+    _wait_until(lambda: pool.slots == 2 and not pool._goes_on())
+    assert _value(pool.submit(_request(lambda: "next"))) == "next"
+
+
+def test_once_it_is_closed_it_takes_nothing(cluster: Any, said: list[str]) -> None:
+    client = Client(cluster, set_as_default=False)
+    pool = _pool_of(client, said, close=client.close)
+    began = _HELD["event"] = threading.Event()
+    pool.submit(_request(_wait_long))
+    assert began.wait(10)
+    begun = time.monotonic()
+    pool.shutdown()
+    pool.shutdown()
+
+    assert time.monotonic() - begun < 5
+    with pytest.raises(SchedulerGone, match="it was closed"):
+        pool.submit(_request(_large))
+    assert client.status == "closed"
+
+
+def test_a_connection_that_was_lost_is_the_end(cluster: Any, said: list[str]) -> None:
+    client = Client(cluster, set_as_default=False)
+    pool = _pool_of(client, said, close=client.close)
+    began = _HELD["event"] = threading.Event()
+    future = pool.submit(_request(_wait_long))
+    assert began.wait(10)
+    # Dask connects again, and the scheduler has forgotten all that was ours.
+    client.loop.add_callback(client.scheduler_comm.comm.abort)
+
+    with pytest.raises(SchedulerGone, match="the connection was lost"):
+        future.result(10)
+    with pytest.raises(SchedulerGone):
+        pool.submit(_request(_large))
+    pool.shutdown()
+
+
+def test_others_are_all_but_this_run(cluster: Any, pool: DaskPool) -> None:
+    large = _value(pool.submit(_request(_large)))
+    (worker,) = pool.workers
+    with Client(cluster, set_as_default=False) as client:
+        others = partial(client.run_on_scheduler, others_on(pool._run))
+        # Those of the tests before are about to go.
+        _wait_until(lambda: others(worker) == 0)
+        assert client.run_on_scheduler(others_on("another"), worker) == 1
+        data = client.scatter(b"of others", hash=False)
+        assert others(worker) == 1
+        assert others("tcp://nowhere:1") == 0
+        del data
+    assert large.fetch()
+
+
+def test_what_waits_at_a_worker_that_dies_has_not_begun(pool: DaskPool) -> None:
+    began = _HELD["event"] = threading.Event()
+    future = pool.submit(_request(_wait_long))
+    assert began.wait(10)
+    _wait_until(future.running)
+    (call,) = pool._calls.values()
+    waiting = _Call("waiting", call.request, Future(), sent=1)
+
+    def death(threads: int) -> Any:
+        return SimpleNamespace(last_worker=SimpleNamespace(address=call.worker, nthreads=threads))
+
+    # Who has taken the only thread is known.
+    assert not pool._had_begun(waiting, death(1))
+    # It may have had the other one, and had no time to tell.
+    assert pool._had_begun(waiting, death(2))
+    assert pool._had_begun(call, death(1))
+    waiting.sent = 9
+    assert pool._had_begun(waiting, death(1))
+    pool.abandon(future)
+
+
+def _wait_in_spite_of_all() -> None:
+    _HELD["event"].set()
+    until = time.monotonic() + 4
+    while time.monotonic() < until:
+        try:
+            time.sleep(0.01)
+        except BaseException:  # noqa: BLE001, S112 - it is the worst that a task can do
+            continue
+
+
+def test_what_waits_behind_a_call_that_does_not_end_goes_elsewhere(said: list[str]) -> None:
+    options = {"processes": False, "dashboard_address": "127.0.0.1:0"}
+    with LocalCluster(n_workers=2, threads_per_worker=1, **options) as cluster:
+        client = Client(cluster, set_as_default=False)
+        pool = _pool_of(client, said, close=client.close)
+        began = _HELD["event"] = threading.Event()
+        stuck = pool.submit(_request(_wait_in_spite_of_all))
+        assert began.wait(10)
+        _wait_until(stuck.running)
+        # Each worker has one that waits, or one of them two: nobody can tell where a thread will be free.
+        others = [pool.submit(_request(_nap)) for _ in range(4)]
+        pool.abandon(stuck)
+
+        begun = time.monotonic()
+        assert [_value(other) for other in others] == ["rested"] * 4
+        assert time.monotonic() - begun < 3
+        assert "it could not be restarted" in said[0]
+        pool.shutdown()
+
+
+def _nap() -> str:
+    time.sleep(0.1)
+    return "rested"
+
+
+def test_a_run_that_has_no_thread_left_is_over(pool: DaskPool) -> None:
+    # Two workers without nannies, say, whose calls go on.
+    pool._unwanted.update({"a": next(iter(pool.workers)), "b": next(iter(pool.workers))})
+    pool._stuck.update("ab")
+    _HELD["event"] = threading.Event()
+    future = pool.submit(_request(_wait_long))
+
+    with pytest.raises(SchedulerGone, match="calls that do not end have taken all threads"):
+        future.result(10)
+    assert pool.lost
+
+
+class _Silent:
+    """A client whose scheduler says nothing."""
+
+    scheduler_comm = None
+    status = "running"
+
+    def register_plugin(self, _: Any) -> None:
+        time.sleep(3)
+
+
+def test_a_scheduler_that_says_nothing_at_the_beginning(said: list[str]) -> None:
+    with pytest.raises(ClusterUnreachable, match=r"does not answer within 0\.1 s"):
+        _pool_of(_Silent(), said, close=lambda: None, patience=0.1)
+
+
+def _wait_until(condition: Callable[[], object]) -> None:
+    until = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
