@@ -85,15 +85,14 @@ def _name(config: pytest.Config, options: Options) -> str:
     asked = config.getoption("numprocesses", None) or (
         config.getoption("dist", "no") != "no" and config.getoption("tx", None)
     )
-    if options.cluster.address and not asked:
-        if options.executor_given and options.executor != DASK:
-            msg = (
-                f"a Dask scheduler was given ({options.cluster.address}), and --ff-executor {options.executor}: "
-                "leave out one of them"
-            )
-            raise pytest.UsageError(msg)
-        return DASK
+    cluster = options.cluster
+    if cluster.address_given and (asked or (options.executor_given and options.executor != DASK)):
+        other = "-n (or --tx)" if asked else f"--ff-executor {options.executor}"
+        msg = f"--ff-dask-address {cluster.address} and {other} contradict each other: leave out one of them"
+        raise pytest.UsageError(msg)
     if not asked:
+        if cluster.address_given or (cluster.address and not options.executor):
+            return DASK
         if options.executor == PROCESS and config.getoption("numprocesses", None) == 0:
             if options.executor_given:
                 msg = "--ff-executor process and -n 0 contradict each other: leave out one of them"

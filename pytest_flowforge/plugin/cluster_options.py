@@ -23,6 +23,8 @@ class ClusterOptions:
 
     #: The scheduler of a running cluster, or a scheduler file; empty for a cluster of our own.
     address: str
+    #: Whether that was said on the command line.
+    address_given: bool
     #: Seconds that the scheduler may be silent.
     timeout: float
     #: Bytes of a result that is fetched to be kept, where workers can not keep it.
@@ -36,8 +38,10 @@ class ClusterOptions:
         given = config.getoption("ff_dask_timeout")
         megabytes = _number("ini flowforge_dask_fetch", str(config.getini("flowforge_dask_fetch")), "megabytes")
         text = str(config.getini("flowforge_dask_timeout")) if given is None else str(given)
+        address = config.getoption("ff_dask_address")
         return cls(
-            address=config.getoption("ff_dask_address") or str(config.getini("flowforge_dask_address")),
+            address=str(config.getini("flowforge_dask_address")) if address is None else str(address),
+            address_given=bool(address),
             timeout=_patience("ini flowforge_dask_timeout" if given is None else "--ff-dask-timeout", text),
             fetched=int(megabytes * 1e6),
             resources=dict(map(_resource, config.getini("flowforge_dask_resources"))),

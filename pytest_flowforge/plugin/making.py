@@ -49,12 +49,12 @@ def backend_maker(config: pytest.Config, options: Options, choice: Choice) -> Ca
     if choice.name == DASK:
         # A cluster that was there before has as many threads as it has, unless somebody wants fewer.
         most = options.workers or None if options.cluster.address else choice.workers
-        return partial(_on_cluster, options.cluster, most)
+        return partial(_in_cluster, options.cluster, most)
     make_pool = _pool_maker(config, choice)
     return partial(_in_pool, make_pool, choice.workers)
 
 
-def _on_cluster(options: ClusterOptions, workers: int | None, work: Work) -> Backend:
+def _in_cluster(options: ClusterOptions, workers: int | None, work: Work) -> Backend:
     if all(task.id in work.reuse.restored for task in work.graph):
         # Nobody needs to connect, or to start anything.
         return LocalBackend(work)

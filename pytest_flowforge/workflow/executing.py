@@ -79,12 +79,10 @@ def place_of(
         threads = workers or min(_MOST_THREADS, cores + 4)
         return InPool(partial(Hands, threads), clock, threads, near=True)
     if choice == "process":
-        _refuse_children()
+        _refuse_children("process")
         return InPool(partial(_processes, workers or cores), clock, workers or cores)
     if choice == "dask" or is_client(choice):
-        from pytest_flowforge.workflow.on_cluster import OnCluster  # noqa: PLC0415 - few use one
-
-        return OnCluster(None if choice == "dask" else choice, clock, workers, tell)
+        return _on_dask(choice, workers, clock, tell)
     if isinstance(choice, str):
         msg = (
             f"executor={quoted(choice)}: there is no such executor; use 'local', 'thread', 'process' or 'dask', a "
@@ -102,16 +100,25 @@ def place_of(
     raise WorkflowError(msg)
 
 
+def _on_dask(choice: ExecutorChoice, workers: int | None, clock: ports.Clock, tell: Callable[[str], None]) -> Place:
+    from pytest_flowforge.workflow.on_cluster import ClusterPlace  # noqa: PLC0415 - few use one
+
+    if choice != "dask":
+        return ClusterPlace(choice, clock, workers, tell)
+    _refuse_children("dask")
+    return ClusterPlace(None, clock, workers, tell)
+
+
 def is_client(choice: object) -> bool:
     """Whether that is a client of a Dask cluster."""
     return any(f"{cls.__module__}.{cls.__qualname__}" == "distributed.client.Client" for cls in type(choice).__mro__)
 
 
-def _refuse_children() -> None:
+def _refuse_children(executor: str) -> None:
     process = sys.modules.get("multiprocessing.process")
     if process is not None and getattr(process.current_process(), "_inheriting", False):
         # A worker that starts by executing the script again would start workers, and so on.
-        msg = "executor='process' in a script needs its call of run() below `if __name__ == \"__main__\":`"
+        msg = f'executor={executor!r} in a script needs its call of run() below `if __name__ == "__main__":`'
         raise WorkflowError(msg)
 
 

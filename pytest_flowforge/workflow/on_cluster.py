@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_flowforge.dask_cluster.connecting import Cluster, start
 from pytest_flowforge.dask_cluster.orders import Order
 from pytest_flowforge.dask_cluster.pool import Answer, DaskPool, Request
-from pytest_flowforge.errors import ClusterError, WorkflowError
+from pytest_flowforge.errors import ClusterError, ClusterUnreachable, WorkflowError
 from pytest_flowforge.executors.calls import unpack
 from pytest_flowforge.executors.futures import FuturesExecutor
 from pytest_flowforge.starts import tell_start
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from pytest_flowforge.ports import Job
     from pytest_flowforge.workflow.calls import Call
 
-__all__ = ["OnCluster"]
+__all__ = ["ClusterPlace"]
 
 #: Seconds that the scheduler may be silent, and that a call has to end when its time is up.
 _PATIENCE, _GRACE = 30.0, 3.0
 
 
-class OnCluster(InPool):
+class ClusterPlace(InPool):
     """The threads of the workers of a cluster; what calls return comes back.
 
     *client* is one of ``distributed``, which stays open; None for a cluster of *workers* processes on this machine,
@@ -38,8 +38,17 @@ class OnCluster(InPool):
     """
 
     def __init__(self, client: Any, clock: ports.Clock, workers: int | None, tell: Callable[[str], None]) -> None:
+        if getattr(client, "asynchronous", False):
+            msg = (
+                "executor=: an asynchronous client of Dask can not be waited for here: use one that was made without "
+                "asynchronous=True"
+            )
+            raise WorkflowError(msg)
         try:
             cluster = start(workers or os.cpu_count() or 1, _PATIENCE) if client is None else Cluster(client)
+        except ClusterUnreachable as error:
+            msg = f'{error}; in a script, run() has to stand below `if __name__ == "__main__":`'
+            raise WorkflowError(msg) from error
         except ClusterError as error:
             raise WorkflowError(str(error)) from error
         close = cluster.close if client is None else _nothing

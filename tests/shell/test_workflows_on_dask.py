@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import subprocess
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -17,6 +20,7 @@ np = pytest.importorskip("numpy")
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 SUCCESS, CRASHED, TIMED_OUT = TaskState.SUCCESS, TaskState.CRASHED, TaskState.TIMED_OUT
 
@@ -25,7 +29,7 @@ SUCCESS, CRASHED, TIMED_OUT = TaskState.SUCCESS, TaskState.CRASHED, TaskState.TI
 def client() -> Iterator[Any]:
     """A client of a cluster of two workers, of one thread each."""
     cluster = distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, silence_logs=50
+        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=50
     )
     with cluster, distributed.Client(cluster, set_as_default=False) as client:
         yield client
@@ -100,6 +104,36 @@ def test_a_cluster_of_its_own_goes_with_the_run() -> None:
     assert not _lives(there)
     with pytest.raises(WorkflowError, match=r"result\['deep'\]\[0\]: _thread\.lock"):
         run["what_can_not_travel"]
+
+
+_UNGUARDED = """\
+from pytest_flowforge import Workflow, task
+
+with Workflow("unguarded") as unguarded:
+
+    @task
+    def one():
+        return 1
+
+unguarded.run(executor="dask", workers=1)
+"""
+
+
+def test_a_script_without_a_guard_is_told(tmp_path: Path) -> None:
+    script = tmp_path / "unguarded.py"
+    script.write_text(_UNGUARDED, encoding="utf-8")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith('in a script, run() has to stand below `if __name__ == "__main__":`')
+
+
+def test_an_asynchronous_client_is_refused() -> None:
+    async def ask() -> None:
+        async with distributed.Client(processes=False, dashboard_address="127.0.0.1:0", asynchronous=True) as client:
+            with pytest.raises(WorkflowError, match="asynchronous"):
+                Workflow("empty").run(executor=client)
+
+    asyncio.run(ask())
 
 
 def _lives(process: int) -> bool:
