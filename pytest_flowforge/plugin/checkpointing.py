@@ -154,7 +154,7 @@ class Checkpointing:
             try:
                 return Keeper(replace(settings, wait=0.0), self._tell, on_wait=say_why)
             except CheckpointLocked as error:
-                self._say_at_once(f"flowforge: waiting: {str(error).partition(':')[0]}")
+                self._say_at_once(f"flowforge: waiting: {str(error).rpartition(': wait for it')[0]}")
         return Keeper(settings, self._tell, on_wait=say_why)
 
     def _say_at_once(self, line: str) -> None:
@@ -261,7 +261,7 @@ class Checkpointing:
         """Return what is to be said of an earlier run that was killed."""
         lines = []
         killed = self.keeper.killed if self.keeper is not None else None
-        if killed is not None and self._is_complete(killed.run) and not self._options.checkpoint.reuses:
+        if killed is not None and self._is_left(killed.run) and not self._options.checkpoint.reuses:
             again = f"--ff-resume --ff-run {killed.run}"
             lines.append(f"flowforge: the last run did not finish; {again} would continue it")
         torn = self.archive.torn.get(reuse.run.id, 0) if self.archive is not None and reuse.run is not None else 0
@@ -269,10 +269,14 @@ class Checkpointing:
             lines.append(f"flowforge: dropped {torn:,} bytes of an unfinished record at the end of its journal")
         return lines
 
-    def _is_complete(self, run: str) -> bool:
-        """Whether something can be built on that run."""
+    def _is_left(self, run: str) -> bool:
+        """Whether something can be built on that run, and nobody has: another machine may have continued it."""
+        archive = self.archive
+        if not run or archive is None:
+            return False
         try:
-            return bool(run) and self.archive is not None and self.archive.run(run).complete
+            later = [one for one in archive.ids() if one > run]
+            return archive.run(run).complete and not any(archive.run(one).resumes == run for one in later)
         except CheckpointError:
             return False
 

@@ -89,8 +89,8 @@ def _pool_maker(config: pytest.Config, choice: Choice) -> Callable[[], Pool]:
             pool = config.hook.pytest_flowforge_make_executor(config=config, name=choice.name, workers=choice.workers)
             if pool is None:
                 msg = (
-                    f"--ff-executor {choice.name}: there is no such executor; use local, thread, process, one that a "
-                    "plugin makes by pytest_flowforge_make_executor, or package.module:factory"
+                    f"--ff-executor {choice.name}: there is no such executor; use local, thread, process, dask, "
+                    "one that a plugin makes by pytest_flowforge_make_executor, or package.module:factory"
                 )
                 raise pytest.UsageError(msg)
             return _checked(pool, choice.name)

@@ -106,8 +106,8 @@ class PoolBackend(Backend):
         self._attribution = Attribution(work.session.config)
         #: What attempts have taken that were made on this thread, until their ends are looked at.
         self._made_here: dict[Key, Measures] = {}
-        #: What has been set up and is not torn down.
-        self._open: dict[Key, tuple[Entry, Attempt]] = {}
+        #: What has been set up and is not torn down, and when that began, by the monotonic clock.
+        self._open: dict[Key, tuple[Entry, Attempt, float]] = {}
 
     @contextmanager
     def serve(self, holding: Holding) -> Iterator[None]:
@@ -150,7 +150,7 @@ class PoolBackend(Backend):
         settings = time_settings(entry.item)
         began = time.monotonic()
         body = self._attempts.begin(entry, attempt, settings)
-        self._open[key] = (entry, attempt)
+        self._open[key] = (entry, attempt, time.monotonic())
         if body is None:
             # The set-up has failed, or has skipped it.
             return Job(*key, partial(_ended, Success(), None))
@@ -165,16 +165,16 @@ class PoolBackend(Backend):
         limit = self._limits.pop(key)
         if found is None:
             return dataclasses.replace(finished, measures=self._made_here.pop(key, None))
-        entry, attempt = found
+        entry, attempt, handed = found
         if isinstance(finished.value, Late):
-            attempt.body = _failed(finished.value.text, finished.value.trace)
+            attempt.body = _failed(finished.value.text, handed, finished.value.trace)
             self._take_in(entry, attempt)
             self._count_threads()
             return Finished(*key, attempt.outcome())
         if not isinstance(finished.outcome, Success):
             # The pool has lost it.
             message = finished.outcome.message if isinstance(finished.outcome, Failure) else finished.outcome.reason
-            attempt.body = _failed(message)
+            attempt.body = _failed(message, handed)
             self._take_in(entry, attempt)
             if isinstance(finished.outcome, Lost) and self._work.engine.stopped:
                 # A terminal sends Ctrl-C to the processes of a pool, too, and one that just starts dies of it.
@@ -187,7 +187,7 @@ class PoolBackend(Backend):
                 attempt.overran(limit.seconds, limit.spent(attempt.body.seconds))
             if isinstance(attempt.body.error, KeyboardInterrupt) and self._work.engine.stopped:
                 # A terminal sends it to the processes of a pool, too.
-                attempt.body = _failed("KeyboardInterrupt")
+                attempt.body = _failed("KeyboardInterrupt", handed)
                 self._take_in(entry, attempt)
                 return Finished(*key, Failure(FailureKind.INTERRUPTED, self._work.engine.stopped))
         self._take_in(entry, attempt)
@@ -264,8 +264,8 @@ class PoolBackend(Backend):
         found = self._open.pop(key, None)
         if found is None:
             return
-        entry, attempt = found
-        attempt.body = _failed(event.because)
+        entry, attempt, handed = found
+        attempt.body = _failed(event.because, handed)
         self._take_in(entry, attempt)
 
 
@@ -308,9 +308,11 @@ def _ended(outcome: Outcome, value: Any) -> tuple[Outcome, Any]:
     return outcome, value
 
 
-def _failed(text: str, trace: str = "") -> Body:
-    """A call that was ended from elsewhere."""
-    return Body(_nothing, {}, error=pytest.fail.Exception(text, pytrace=False), trace=trace or text)
+def _failed(text: str, handed: float, trace: str = "") -> Body:
+    """A call that was ended from elsewhere, and *handed* over at that time by the monotonic clock."""
+    seconds = time.monotonic() - handed
+    error = pytest.fail.Exception(text, pytrace=False)
+    return Body(_nothing, {}, error=error, trace=trace or text, start=time.time() - seconds, seconds=seconds)
 
 
 def _of_the_task(stack: str) -> str:

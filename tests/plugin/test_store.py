@@ -239,11 +239,36 @@ def test_the_second_run_is_told_who_has_it_and_may_wait(
     assert status.ret == 0
     waits = begin(f"--ff-checkpoint={bucket.url}", "--ff-wait=60", "-q", "--ff-resume")
     wait_until(lambda: f"flowforge: waiting: another flowforge run (pid {run.process.pid}, host" in waits.output)
+    wait_until(lambda: f") uses the checkpoint {bucket.url}\n" in waits.output)
     make_ready(pytester)
     assert run.end() == 0
     assert waits.end() == 0
     assert "40 reused" in waits.output
     shutil.rmtree(pytester.path / "moved")
+
+
+def test_what_another_machine_has_continued_is_not_left(
+    flow: Flow, begin: Begin, log: Callable[[], list[str]], pytester: pytest.Pytester
+) -> None:
+    pytest.importorskip("fsspec")
+    store = f"--ff-checkpoint=file://{pytester.path / 'store'}"
+    pytester.makepyfile(flow_it=SLOW)
+    run = begin(store, "-o", "flowforge_send_interval=0.1")
+    lines: list[str] = []
+    wait_until(lambda: "step 20" in gathered(lines, log))
+    run.kill_all(signal.SIGKILL)
+    run.end()
+    make_ready(pytester)
+    # As on another machine, where nobody knows whether the first one lives.
+    here, elsewhere = pytester.path / ".pytest_cache", pytester.path / "moved"
+    here.rename(elsewhere)
+    again = flow({}, store, "--ff-resume", "--ff-wait=90", timeout=120)
+    assert again.ret == 0
+    shutil.rmtree(here)
+    elsewhere.rename(here)
+    fresh = flow({}, store)
+    assert fresh.ret == 0
+    fresh.stdout.no_fnmatch_line("*did not finish*")
 
 
 def test_credentials_are_nowhere(
