@@ -262,9 +262,9 @@ class Mirror:
         done = 0
         for _ in range(_TRIES):
             try:
-                for name, start in self._parts(file):
+                for name, start, end in self._parts(file):
                     skip = done - start
-                    for chunk in self.objects.chunks(name):
+                    for chunk in self.objects.chunks(name, end - start):
                         rest = chunk[max(skip, 0) :]
                         skip -= len(chunk)
                         if rest:
@@ -277,11 +277,11 @@ class Mirror:
         msg = f"cannot read {self.url}/{file.object}: it changes all the time; try again"
         raise CheckpointUnreachable(msg)
 
-    def _parts(self, file: File) -> list[tuple[str, int]]:
-        """Return the objects that *file* consists of, and where each begins in it."""
+    def _parts(self, file: File) -> list[tuple[str, int, int]]:
+        """Return the objects that *file* consists of, and where each begins and ends in it."""
         if not file.grows:
-            return [(file.object, 0)]
-        return [(f"{file.object}/{piece.name}", piece.start) for piece in self._inventory.chain(file)]
+            return [(file.object, 0, self._inventory.end(file))]
+        return [(f"{file.object}/{piece.name}", piece.start, piece.end) for piece in self._inventory.chain(file)]
 
     # ------------------------------------------------------------------ up
 

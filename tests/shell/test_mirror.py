@@ -417,6 +417,34 @@ def test_damaged_results_are_found(store: FakeStore, machines: Any) -> None:
         there.loaded()
 
 
+@pytest.mark.parametrize("second", [None, b"", b"x"], ids=["fails", "ends", "short"])
+def test_a_large_result_of_which_not_all_comes_is_none(store: FakeStore, machines: Any, second: bytes | None) -> None:
+    here, there = machines("here"), machines("there")
+    here.open()
+    run = here.write_all("x" * (20 << 20))
+    here.mirror.push()
+    there.open()
+    real, reads = store.cat_file, 0
+
+    def cat_file(path: str, start: int | None = None, end: int | None = None) -> bytes:
+        nonlocal reads
+        reads += path.endswith(".bin")
+        if reads != 2:
+            return real(path, start, end)
+        if second is None:
+            msg = "Could not connect to the endpoint URL: https://orange-bucket/"
+            raise ConnectionError(msg)
+        return second
+
+    store.cat_file = cat_file  # type: ignore[method-assign]
+    with pytest.raises(ResultMissing, match=r"can not be fetched: cannot read fake://.*\.bin \((Conn|EOF)"):
+        there.loaded()
+    with there.place.results(run) as results:
+        assert results.names() == []
+    # What came before is not taken for all of it: it is asked for anew.
+    assert there.loaded() == here.values
+
+
 @pytest.mark.parametrize("size", [1, 8 << 20, 80 << 30, 10**12])
 def test_large_objects_have_no_more_parts_than_stores_allow(store: FakeStore, size: int) -> None:
     store.objects().upload("x", [b"x"], size)
