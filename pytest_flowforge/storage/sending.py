@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_flowforge import errors
-from pytest_flowforge.errors import CheckpointError, CheckpointLocked, CheckpointUnreachable
+from pytest_flowforge.errors import CheckpointError, CheckpointUnreachable
 from pytest_flowforge.storage.addresses import Address, censored
 from pytest_flowforge.storage.files import Files
-from pytest_flowforge.storage.leases import REFRESH, Lease, LeaseLost
+from pytest_flowforge.storage.leases import REFRESH, Lease
 from pytest_flowforge.storage.locks import Holder
 from pytest_flowforge.storage.mirror import Mirror
 from pytest_flowforge.storage.objects import Objects
@@ -101,7 +101,7 @@ class Sender:
         self._lease = Lease(objects, holder) if clock is None else Lease(objects, holder, clock=clock)
         self._mirror = Mirror(objects, place)
         # To send something large takes longer than a lease holds.
-        self._mirror.before_send = self._sure
+        self._mirror.before_send = self._lease.ensure
         self._interval = interval
         self._ended = threading.Event()
         self._released = threading.Event()
@@ -136,7 +136,7 @@ class Sender:
         self._start(self._push)
 
     def prune(self, gone: Sequence[str]) -> None:
-        self._sure()
+        self._lease.ensure()
         self._mirror.prune(gone)
 
     def give_up(self) -> None:
@@ -171,7 +171,7 @@ class Sender:
     def _send_all(self, gone: Sequence[str]) -> str:
         """Send what is new, delete what was deleted here; return what could not be sent, in words."""
         try:
-            self._sure()
+            self._lease.ensure()
             self._mirror.push()
             self._mirror.prune(gone)
             self._mirror.push_durations()
@@ -200,11 +200,6 @@ class Sender:
             if thread.name == f"flowforge{work.__name__}":
                 thread.join()
 
-    def _sure(self) -> None:
-        """Raise :class:`CheckpointError` where another run may have the store."""
-        if not self._lease.is_held:
-            self._lease.refresh()
-
     def _push(self) -> None:
         pause = self._interval
         # Whoever asks who uses the store is told the run.
@@ -214,7 +209,7 @@ class Sender:
                 if not said:
                     self._lease.refresh()
                     said = True
-                self._sure()
+                self._lease.ensure()
                 self._mirror.push()
             except (CheckpointError, OSError) as error:
                 pause = min(max(pause, 1.0) * 2, _LONGEST_PAUSE)
@@ -396,8 +391,7 @@ def serve() -> None:
             elif sender is not None and what in _ASKED:
                 answer["returns"] = getattr(sender, what)(**asked)
         except CheckpointError as error:
-            kind = CheckpointLocked if isinstance(error, LeaseLost) else type(error)
-            answer |= {"raises": kind.__name__, "text": str(error)}
+            answer |= {"raises": type(error).__name__, "text": str(error)}
         except Exception as error:  # noqa: BLE001  (nobody sees a traceback of this process)
             answer |= {"raises": "CheckpointError", "text": f"{type(error).__name__}: {censored(str(error))}"}
         answers.write(json.dumps(answer).encode("ascii") + b"\n")
