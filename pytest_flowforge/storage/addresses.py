@@ -22,9 +22,12 @@ __all__ = ["Address", "censored", "is_address"]
 
 _PROTOCOL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
+_S3 = ("s3", "s3a")
+_S3_TRIES = 2
+
 #: What has to be installed for a protocol, where its name does not say it.
 _PACKAGES = {
-    **dict.fromkeys(("s3", "s3a"), "s3fs"),
+    **dict.fromkeys(_S3, "s3fs"),
     **dict.fromkeys(("gs", "gcs"), "gcsfs"),
     **dict.fromkeys(("az", "abfs", "abfss", "adl"), "adlfs"),
 }
@@ -99,6 +102,9 @@ class Address:
         try:
             # An instance of its own: what tasks do with theirs, and to it, is no matter of ours.
             made = fsspec.filesystem(self.protocol, skip_instance_cache=True, use_listings_cache=False)
+            if self.protocol in _S3:
+                # It tries five times what boto has given up after five. Once more is for an answer that breaks off.
+                made.retries = _S3_TRIES
             return made, str(kind._strip_protocol(self.url)).rstrip("/")  # noqa: SLF001  (its one name for that)
         except Exception as error:  # noqa: BLE001  (file systems raise what they like)
             msg = f"the checkpoint {self.url} can not be opened ({type(error).__name__}: {censored(str(error))})"

@@ -30,7 +30,7 @@ from pytest_flowforge.storage.places import Place
 from pytest_flowforge.wording import plural
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 __all__ = ["Sender", "SenderProcess", "Sending", "sending", "serve"]
 
@@ -39,6 +39,17 @@ _LONGEST_PAUSE = 60.0
 
 #: Seconds that are waited when that is to be as long as it takes.
 _FOR_EVER = 1e9
+
+
+#: Seconds after which people want to know what is waited for.
+SLOW = 2.0
+
+#: Seconds in which the process is to end when it was told to.
+_PATIENCE = 5.0
+
+
+def _nothing() -> None:
+    """Tell nobody that it takes long."""
 
 
 class Sending(Protocol):
@@ -62,10 +73,13 @@ class Sending(Protocol):
     def prune(self, gone: Sequence[str]) -> None:
         """Delete the runs *gone* there, which were deleted here."""
 
-    def end(self, gone: Sequence[str]) -> tuple[list[str], str]:
-        """Send what is new, delete the runs *gone* there and let the next run in.
+    def end(
+        self, gone: Sequence[str], patience: float, on_slow: Callable[[], None] = _nothing
+    ) -> tuple[list[str], str]:
+        """Send what is new, delete the runs *gone* there and let the next run in, in *patience* seconds at most.
 
-        Returns sentences about what went wrong meanwhile, and what could not be sent, in words; empty for nothing.
+        Calls *on_slow* once where that takes longer than some. Returns sentences about what went wrong meanwhile, and
+        what could not be sent, in words; empty for nothing.
         """
 
     def give_up(self) -> None:
@@ -111,6 +125,8 @@ class Sender:
         self._problem = ""
         #: Whether the store has answered at the end.
         self._answers = True
+        #: What could not be sent at the end; None until that is known.
+        self._unsent: str | None = None
         #: Why it failed first.
         self._failed = ""
 
@@ -118,7 +134,7 @@ class Sender:
         # Before anything is written there.
         self._mirror.check()
         self._lease.acquire(wait)
-        self._start(self._refresh)
+        self._start(self._refresh, "refresh")
 
     def pull(self, *, settles: bool) -> list[str]:
         self._mirror.open(create=True)
@@ -133,7 +149,7 @@ class Sender:
     def begin(self, run: str) -> None:
         self._lease.run = run
         self._mirror.begin(run)
-        self._start(self._push)
+        self._start(self._push, "push")
 
     def prune(self, gone: Sequence[str]) -> None:
         self._lease.ensure()
@@ -143,24 +159,47 @@ class Sender:
         if os.getpid() == self._owner:
             self._ended.set()
             self._released.set()
-            self._join(self._push)
-            self._join(self._refresh)
+            self._join("push")
+            self._join("refresh")
             self._lease.release()
             self._place.close()
 
-    def end(self, gone: Sequence[str]) -> tuple[list[str], str]:
+    def end(
+        self, gone: Sequence[str], patience: float, on_slow: Callable[[], None] = _nothing
+    ) -> tuple[list[str], str]:
         if os.getpid() != self._owner:
             return [], ""
         self._ended.set()
-        self._join(self._push)
-        unsent = self._send_all(gone)
-        self._released.set()
-        if self._answers:
-            # One that does not is not asked once more: the lease becomes stale.
-            self._join(self._refresh)
-            self._lease.release()
-        self._place.close()
-        return self._news(unsent), unsent
+        # In a thread of its own: nothing ends a call of a file system that waits for an answer.
+        last = self._start(lambda: self._say_farewell(gone), "farewell")
+        try:
+            last.join(min(SLOW, patience))
+            if last.is_alive():
+                on_slow()
+                last.join(max(patience - SLOW, 0.0))
+        finally:
+            self._released.set()
+        if self._unsent is None:
+            # The folder stays open: that thread may still read there.
+            self._problem = f"it has not done what it was asked for within {patience:g} s (ini flowforge_send_farewell)"
+            self._unsent = self._what_is_unsent()
+        elif not last.is_alive():
+            self._place.close()
+        return self._news(self._unsent), self._unsent
+
+    def _say_farewell(self, gone: Sequence[str]) -> None:
+        try:
+            self._join("push")
+            unsent = self._send_all(gone)
+            self._released.set()
+            if self._answers:
+                # One that does not is not asked once more: the lease becomes stale.
+                self._join("refresh")
+                self._lease.release()
+        except Exception as error:  # noqa: BLE001  (nobody sees a traceback of this thread)
+            self._problem = f"{type(error).__name__}: {censored(str(error))}"
+            unsent = self._what_is_unsent()
+        self._unsent = unsent
 
     def _news(self, unsent: str) -> list[str]:
         """Return what is to be said besides of what went wrong meanwhile."""
@@ -170,15 +209,19 @@ class Sender:
 
     def _send_all(self, gone: Sequence[str]) -> str:
         """Send what is new, delete what was deleted here; return what could not be sent, in words."""
-        try:
-            self._lease.ensure()
-            self._mirror.push()
-            self._mirror.prune(gone)
-            self._mirror.push_durations()
-            self._problem = ""
-        except (CheckpointError, OSError) as error:
-            self._problem = str(error)
-            self._answers = not isinstance(error, CheckpointUnreachable)
+        if self._answers:
+            try:
+                self._lease.ensure()
+                self._mirror.push()
+                self._mirror.prune(gone)
+                self._mirror.push_durations()
+                self._problem = ""
+            except (CheckpointError, OSError) as error:
+                self._problem = str(error)
+                self._answers = not isinstance(error, CheckpointUnreachable)
+        return self._what_is_unsent()
+
+    def _what_is_unsent(self) -> str:
         unsent = self._mirror.unsent()
         if not self._problem:
             return ""
@@ -190,14 +233,15 @@ class Sender:
             f" {self._problem}. The next run of this machine with the same --ff-checkpoint sends them"
         )
 
-    def _start(self, work: Callable[[], None]) -> None:
-        thread = threading.Thread(target=work, name=f"flowforge{work.__name__}", daemon=True)
+    def _start(self, work: Callable[[], None], name: str) -> threading.Thread:
+        thread = threading.Thread(target=work, name=f"flowforge-{name}", daemon=True)
         self._threads.append(thread)
         thread.start()
+        return thread
 
-    def _join(self, work: Callable[[], None]) -> None:
+    def _join(self, name: str) -> None:
         for thread in self._threads:
-            if thread.name == f"flowforge{work.__name__}":
+            if thread.name == f"flowforge-{name}":
                 thread.join()
 
     def _push(self) -> None:
@@ -214,6 +258,9 @@ class Sender:
             except (CheckpointError, OSError) as error:
                 pause = min(max(pause, 1.0) * 2, _LONGEST_PAUSE)
                 self._fails(error)
+                if self._ended.is_set() and isinstance(error, CheckpointUnreachable):
+                    # That was the try at the end.
+                    self._answers = False
             else:
                 pause, self._problem = self._interval, ""
 
@@ -227,6 +274,13 @@ class Sender:
     def _fails(self, error: Exception) -> None:
         self._problem = str(error)
         self._failed = self._failed or self._problem
+
+
+def _later(seconds: float, act: Callable[[], None]) -> threading.Timer:
+    timer = threading.Timer(seconds, act)
+    timer.daemon = True
+    timer.start()
+    return timer
 
 
 # ---- in a process of its own ----------------------------------------------------------------------------------------
@@ -299,23 +353,38 @@ class SenderProcess:
     def prune(self, gone: Sequence[str]) -> None:
         self._ask("prune", gone=list(gone))
 
-    def end(self, gone: Sequence[str]) -> tuple[list[str], str]:
+    def end(
+        self, gone: Sequence[str], patience: float, on_slow: Callable[[], None] = _nothing
+    ) -> tuple[list[str], str]:
         if os.getpid() != self._owner:
             return [], ""
+        slow = _later(SLOW, on_slow)
         try:
-            news, unsent = self._ask("end", gone=list(gone))
+            # It ends by itself when the time is over; the rest is for one that can not.
+            with self._within(patience + _PATIENCE):
+                news, unsent = self._ask("end", gone=list(gone), patience=patience)
         except CheckpointError as error:
             news, unsent = [], f"nobody knows what of {self._path} is not in {self._url}: {error}"
         finally:
+            slow.cancel()
             self._close()
         return news, unsent
 
     def give_up(self) -> None:
         if os.getpid() == self._owner:
             self._end_what_waits()
-            with contextlib.suppress(CheckpointError):
+            with contextlib.suppress(CheckpointError), self._within(_PATIENCE):
                 self._ask("give_up")
             self._close()
+
+    @contextlib.contextmanager
+    def _within(self, seconds: float) -> Iterator[None]:
+        """End the process where it has not answered in *seconds*."""
+        end = _later(seconds, self._process.kill)
+        try:
+            yield
+        finally:
+            end.cancel()
 
     def _ask(self, what: str, **rest: Any) -> Any:
         with self._lock:
@@ -366,10 +435,6 @@ class SenderProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-
-
-#: Seconds in which the process is to end when it was told to.
-_PATIENCE = 5.0
 
 
 def serve() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import shutil
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from pytest_flowforge.errors import (
 )
 from pytest_flowforge.storage import mirror as mirrors
 from pytest_flowforge.storage import objects as objects_module
+from pytest_flowforge.storage import sending
 from pytest_flowforge.storage.files import Files
 from pytest_flowforge.storage.keys import Key
 from pytest_flowforge.storage.leases import STALE, Lease
@@ -498,7 +500,7 @@ def test_what_is_new_goes_up_by_itself_and_the_lease_goes_at_the_end(store: Fake
     for number, _ in enumerate(here.write(*range(5), run=run)):
         if number == 2:
             _wait_for(lambda: here.mirror.unsent() == 0)
-    assert sender.end([]) == ([], "")
+    assert sender.end([], 20.0) == ([], "")
     assert store.names("lease") == []
     there.open()
     assert there.loaded() == list(range(5))
@@ -515,9 +517,61 @@ def test_a_store_that_is_gone_is_said_at_the_end(store: FakeStore, machines: Any
     _wait_for(lambda: sender._failed)
     for _ in writing:
         pass
-    news, unsent = sender.end([])
+    news, unsent = sender.end([], 20.0)
     assert news == []
     assert unsent.startswith(f"the last 3 records are only in {here.place.path}, and not in fake://{ROOT}: cannot ")
+
+
+def test_a_store_that_falls_silent_is_not_waited_for_at_the_end(
+    store: FakeStore, machines: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sending, "SLOW", 0.1)
+    here = machines("here")
+    sender = sender_of(store, here)
+    run = here.place.new_run(1_800_000_000.0)
+    list(here.write(1, 2, 3, run=run))
+    answers = threading.Event()
+
+    def be_silent(_: str) -> None:
+        answers.wait(30)
+
+    store.before = be_silent
+    sender.begin(run)
+    begun = time.monotonic()
+    told: list[float] = []
+    news, unsent = sender.end([], 0.5, lambda: told.append(time.monotonic()))
+    assert time.monotonic() - begun < 10
+    assert 0.1 <= told[0] - begun < 0.5
+    assert len(told) == 1
+    assert news == []
+    assert unsent.startswith(f"the last 3 records are only in {here.place.path}, and not in fake://{ROOT}: it has not")
+    assert "within 0.5 s (ini flowforge_send_farewell)" in unsent
+    answers.set()
+    for thread in sender._threads:
+        thread.join(20)
+
+
+def test_what_has_failed_at_the_end_is_not_tried_once_more(store: FakeStore, machines: Any) -> None:
+    here = machines("here")
+    sender = sender_of(store, here)
+    run = here.place.new_run(1_800_000_000.0)
+    list(here.write(1, 2, 3, run=run))
+    ends = threading.Event()
+
+    def fall_silent(_: str) -> None:
+        # As a call does whose answer does not come: it fails in the end.
+        ends.wait(30)
+
+    store.fail_at, store.stay = len(store.calls), True
+    store.before = fall_silent
+    before = len(store.calls)
+    sender.begin(run)
+    _wait_for(lambda: any(thread.name == "flowforge-push" for thread in sender._threads))
+    time.sleep(0.1)
+    threading.Timer(0.3, ends.set).start()
+    _, unsent = sender.end([], 20.0)
+    assert "the wire was cut" in unsent
+    assert len(store.calls) == before + 1
 
 
 def test_a_store_that_comes_back_gets_all_of_it_and_that_is_said(store: FakeStore, machines: Any) -> None:
@@ -529,7 +583,7 @@ def test_a_store_that_comes_back_gets_all_of_it_and_that_is_said(store: FakeStor
     for _ in here.write(1, 2, run=run):
         _wait_for(lambda: sender._failed)
     store.fail_at = -1
-    (news,), unsent = sender.end([])
+    (news,), unsent = sender.end([], 20.0)
     assert unsent == ""
     assert news.startswith("for a while nothing could be sent (cannot write fake://")
     there.open()
@@ -549,7 +603,7 @@ def test_who_has_lost_the_store_sends_nothing(store: FakeStore, machines: Any) -
     _wait_for(lambda: sender._failed)
     with pytest.raises(CheckpointError, match="has taken over"):
         sender.prune([])
-    _, unsent = sender.end([])
+    _, unsent = sender.end([], 20.0)
     assert store.names("runs") == []
     assert "the last 1 record is only in" in unsent
     assert "has taken over" in unsent
