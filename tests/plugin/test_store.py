@@ -514,7 +514,7 @@ def test_what_is_not_installed_is_said_with_the_command_that_installs_it(flow: F
     result = flow("def flow_a(): ...", "--ff-checkpoint=nosuch://bucket/prefix")
     assert result.ret == 4
     result.stderr.fnmatch_lines(
-        ["ERROR: the checkpoint nosuch://bucket/prefix can not be used: fsspec knows no nosuch://"]
+        ["ERROR: nosuch://bucket/prefix can not be the URL of a checkpoint: nosuch:// is not supported; *"]
     )
 
 
