@@ -132,7 +132,7 @@ class Archive:
             objects = Objects.at(settings.address)
             mirror = Mirror(objects, place)
             mirror.open(create=False)
-            mirror.pull(owns=False, settles=settings.settles)
+            mirror.pull(owns=False)
             archive = cls(place, settings.codecs)
             archive._live = live_runs(objects)
         except BaseException:
@@ -142,11 +142,19 @@ class Archive:
 
     @classmethod
     def require(cls, settings: Settings) -> None:
-        """Raise what :meth:`open` does; of a store no more is asked than whether it holds a checkpoint."""
+        """Raise what :meth:`open` does; of a store no more is asked than whether it holds a checkpoint.
+
+        Where that is to be settled, one that was emptied may be filled again with what this machine has of it.
+        """
         if settings.address is None:
             cls.open(settings).close()
-        else:
+            return
+        try:
             Objects.at(settings.address).get(VERSION)
+        except FileNotFoundError:
+            if not settings.settles:
+                raise
+            Place.open(settings.path, create=False).close()
 
     @property
     def path(self) -> Path:

@@ -29,6 +29,7 @@ from pytest_flowforge.storage.inventory import DURATIONS, VERSION, File, Invento
 from pytest_flowforge.storage.journal import JOURNAL, scan, scan_bytes
 from pytest_flowforge.storage.objects import BLOCK
 from pytest_flowforge.storage.pieces import Piece, digest_of_bytes, next_piece
+from pytest_flowforge.storage.places import STORE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -46,6 +47,9 @@ _RESULT = re.compile(r"[0-9a-f]{32}\.(?:seg|bin)", re.ASCII)
 
 #: In the folder of a run whose journal is in a store, or was: which store that is.
 _MARK = "mirrored"
+
+#: What stands there in the folder of this machine.
+_KNOWN = re.compile(rb"([0-9a-f]{16}) (.{1,4000})\n")
 
 _MOST_DURATIONS = 128 << 20
 
@@ -90,7 +94,7 @@ class Mirror:
     def check(self) -> None:
         """Raise what :meth:`open` does where the store is to be made a checkpoint and can not be; write nothing."""
         try:
-            self.open(create=False)
+            self.open(create=False, settles=True)
         except FileNotFoundError:
             others = Inventory.of(self.objects.list()).others
             if others:
@@ -100,16 +104,20 @@ class Mirror:
                 )
                 raise CheckpointUnsafe(msg) from None
 
-    def open(self, *, create: bool) -> None:
+    def open(self, *, create: bool, settles: bool = False) -> list[str]:
         """Look whether the store holds a checkpoint, or make it one with *create*.
 
-        Raises :class:`FileNotFoundError` where there is none, :class:`CheckpointVersion` and :class:`CheckpointUnsafe`.
+        Raises :class:`FileNotFoundError` where there is none, :class:`CheckpointVersion`, and :class:`CheckpointUnsafe`
+        where the folder of this machine goes with another store; with *settles* that one was made anew, which is said
+        in the sentences that are returned.
         """
         try:
             text = self.objects.get(VERSION)
         except FileNotFoundError:
             if not create:
                 raise
+            if not settles:
+                self._refuse_another(b"")
             text = b"%d %b\n" % (_FORMAT, os.urandom(8).hex().encode("ascii"))
             self.objects.put(VERSION, text)
         found = _VERSION.fullmatch(text)
@@ -122,7 +130,47 @@ class Mirror:
                 f" {_FORMAT}: update it, or use another --ff-checkpoint"
             )
             raise CheckpointVersion(msg)
+        if not settles:
+            self._refuse_another(found[2])
         self._identity = found[2]
+        return self._settle_store() if create else []
+
+    def _known_store(self) -> tuple[bytes, str]:
+        """Return which store the folder of this machine goes with, and its URL; nothing where that is not known."""
+        try:
+            found = _KNOWN.fullmatch(self._place.folder.text(STORE))
+        except FileNotFoundError:
+            found = None
+        return (found[1], found[2].decode("utf-8", "replace")) if found is not None else (b"", "")
+
+    def _refuse_another(self, identity: bytes) -> None:
+        known, url = self._known_store()
+        if not known or known == identity:
+            return
+        here = f"which is store {identity.decode()}" if identity else "where there is no checkpoint"
+        msg = (
+            f"what is in {self._place.path} belongs to store {known.decode()}, which was at {url}, and not to"
+            f" {self.url}, {here}: name the account and the endpoint it is at. If it is the same store, made anew or"
+            " emptied, 'pytest --ff-repair' with this --ff-checkpoint sends there what is here; or remove this folder"
+        )
+        raise CheckpointUnsafe(msg)
+
+    def _settle_store(self) -> list[str]:
+        known, url = self._known_store()
+        self._keep_store()
+        if not known or known == self._identity:
+            return []
+        said = (
+            f"what is in {self._place.path} belonged to store {known.decode()}, which was at {url}; all of it goes to"
+            f" {self.url} now, which is store {self._identity.decode()}"
+        )
+        return [said]
+
+    def _keep_store(self) -> None:
+        """Note down which store the folder of this machine goes with."""
+        if self._known_store() != (self._identity, self.url):
+            text = self._identity + f" {self.url}\n".encode()
+            persist(lambda: self._place.folder.put(STORE, text))
 
     def pull(self, *, owns: bool, settles: bool = False) -> list[str]:
         """Bring the journals here that are in the store. Who *owns* both also deletes here what was deleted there.
@@ -465,6 +513,7 @@ class Mirror:
             with self._place.folder_of(run) as folder:
                 # The run that is at it tidies up behind others, also what is about to get its name.
                 persist(lambda: folder.put(_MARK, self._identity))
+            self._keep_store()
 
 
 def _range(pread: Callable[[int, int, int], bytes], fd: int, start: int, end: int | None) -> Iterator[bytes]:

@@ -2,6 +2,7 @@
 
     <checkpoint>/           only the current user can write it
         VERSION             major version of all of it
+        STORE               which store it goes with, where it is the copy of one
         run.lock  RUNNING   who uses it
         workers.lock        held by its worker processes
         durations.json      how long tasks took, lately: advice, and no more
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
-__all__ = ["Place"]
+__all__ = ["STORE", "Place"]
+
+STORE = "STORE"
 
 _VERSION = 1
 _RESULTS = "results"
@@ -41,7 +44,7 @@ _DURATIONS = "durations.json"
 _MOST_DURATIONS = 128 << 20
 
 #: What else may stand in a checkpoint.
-_OURS = (".gitignore", "runs", "run.lock", "workers.lock", "RUNNING", "durations.json")
+_OURS = (".gitignore", "runs", "run.lock", "workers.lock", "RUNNING", "durations.json", STORE)
 
 #: A checkpoint may stand in a project's tree; what is in it is no source.
 _IGNORE = b"# Results of pytest-flowforge runs.\n*\n"

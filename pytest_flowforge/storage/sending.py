@@ -137,8 +137,8 @@ class Sender:
         self._start(self._refresh, "refresh")
 
     def pull(self, *, settles: bool) -> list[str]:
-        self._mirror.open(create=True)
-        return self._mirror.pull(owns=True, settles=settles)
+        said = self._mirror.open(create=True, settles=settles)
+        return said + self._mirror.pull(owns=True, settles=settles)
 
     def fetch(self, run: str, name: str, end: int) -> bool:
         return self._mirror.fetch(run, name, end)

@@ -482,6 +482,28 @@ def test_clear_rollback_and_repair_reach_the_store(
     none.stdout.fnmatch_lines([f"no runs are kept in {bucket.url}"])
 
 
+def test_runs_of_one_store_go_to_no_other_unless_somebody_says_so(
+    flow: Flow, log: Callable[[], list[str]], pytester: pytest.Pytester, tmp_path: Path
+) -> None:
+    url = f"file://{tmp_path}/store"
+    make_ready(pytester)
+    flow(FLOW, f"--ff-checkpoint={url}")
+    log()
+    (tmp_path / "store").rename(tmp_path / "moved")
+    refused = flow({}, f"--ff-checkpoint={url}", "--ff-resume")
+    assert refused.ret == 4
+    which = f"belongs to store *, which was at {url}, and not to {url}, where there is no checkpoint"
+    way_out = "name the account and the endpoint *, 'pytest --ff-repair' with this --ff-checkpoint *"
+    refused.stderr.fnmatch_lines([f"ERROR: what is in *flowforge-remote* {which}: {way_out}"])
+    assert not (tmp_path / "store" / "VERSION").exists()
+    repaired = flow({}, f"--ff-checkpoint={url}", "--ff-repair", flowforge=False)
+    assert repaired.ret == 0
+    repaired.stdout.fnmatch_lines([f"what is in * belonged to store *; all of it goes to {url} now, which is store *"])
+    shutil.rmtree(pytester.path / ".pytest_cache")
+    assert flow({}, f"--ff-checkpoint={url}", "--ff-resume").ret == 0
+    assert log() == []
+
+
 def test_old_runs_go_there_as_well(flow: Flow, bucket: Bucket, pytester: pytest.Pytester) -> None:
     pytester.makeini("[pytest]\nflowforge_keep_runs = 2")
     source = "def flow_a(): return 1"

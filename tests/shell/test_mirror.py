@@ -325,14 +325,37 @@ def test_what_was_never_there_is_not_deleted(machines: Any) -> None:
     assert sorted(there.loaded()) == [1, 2]
 
 
-def test_another_store_of_this_name_gets_what_is_here(store: FakeStore, machines: Any) -> None:
+@pytest.mark.parametrize("emptied", [True, False])
+def test_another_store_gets_what_is_here_when_somebody_says_so(
+    store: FakeStore,
+    machines: Any,
+    emptied: bool,  # noqa: FBT001
+) -> None:
     here, there = machines("here"), machines("there")
     here.open()
+    first = here.mirror._identity.decode()
     here.write_all(*VALUES)
     here.mirror.push()
-    store.content.clear()
     here.open()
+    store.content.clear()
+    if not emptied:
+        there.open()
+    before = dict(store.content)
+    which = "where there is no checkpoint" if emptied else f"which is store {there.mirror._identity.decode()}"
+    said = (
+        rf"{here.place.path} belongs to store {first}, which was at fake://{ROOT}, and not to fake://{ROOT}, {which}: "
+    )
+    for create in (True, False) if not emptied else (True,):
+        with pytest.raises(CheckpointUnsafe, match=said):
+            here.mirror.open(create=create)
+    assert store.content == before
+    (told,) = here.mirror.open(create=True, settles=True)
+    assert told.startswith(
+        f"what is in {here.place.path} belonged to store {first}, which was at fake://{ROOT}; all of"
+    )
+    here.mirror.pull(owns=True)
     here.mirror.push()
+    assert here.open() == []
     there.open()
     assert there.loaded() == VALUES
 
