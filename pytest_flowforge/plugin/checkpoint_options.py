@@ -219,11 +219,13 @@ def _folder(config: pytest.Config, named: str) -> Path | None:
 
 
 def _address(named: str) -> Address | None:
-    if "://" not in named:
+    if not named:
         return None
-    from pytest_flowforge.errors import CheckpointError  # noqa: PLC0415  (only for those who name a URL)
-    from pytest_flowforge.storage.addresses import Address  # noqa: PLC0415
+    from pytest_flowforge.errors import CheckpointError  # noqa: PLC0415  (only for those who name a place)
+    from pytest_flowforge.storage.addresses import Address, is_address  # noqa: PLC0415
 
+    if not is_address(named):
+        return None
     try:
         return Address.of(named)
     except CheckpointError as error:

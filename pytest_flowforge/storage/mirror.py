@@ -25,11 +25,11 @@ from pytest_flowforge.errors import (
     CheckpointVersion,
 )
 from pytest_flowforge.storage.files import persist
-from pytest_flowforge.storage.inventory import DURATIONS, VERSION, File, Inventory
+from pytest_flowforge.storage.inventory import VERSION, File, Inventory
 from pytest_flowforge.storage.journal import JOURNAL, scan, scan_bytes
 from pytest_flowforge.storage.objects import BLOCK
 from pytest_flowforge.storage.pieces import Piece, digest_of_bytes, next_piece
-from pytest_flowforge.storage.places import STORE
+from pytest_flowforge.storage.places import DURATIONS, MOST_DURATIONS, STORE, is_result_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -43,15 +43,12 @@ __all__ = ["Mirror"]
 
 _FORMAT = 1
 _VERSION = re.compile(rb"(\d{1,9}) ([0-9a-f]{16})\n")
-_RESULT = re.compile(r"[0-9a-f]{32}\.(?:seg|bin)", re.ASCII)
 
 #: In the folder of a run whose journal is in a store, or was: which store that is.
 _MARK = "mirrored"
 
 #: What stands there in the folder of this machine.
 _KNOWN = re.compile(rb"([0-9a-f]{16}) (.{1,4000})\n")
-
-_MOST_DURATIONS = 128 << 20
 
 #: How often a file is fetched whose pieces are merged meanwhile.
 _TRIES = 5
@@ -278,7 +275,7 @@ class Mirror:
     def fetch(self, run: str, name: str, end: int) -> bool:
         """Bring a file with results of *run* here, of which *end* bytes are needed; return whether that was done."""
         file = File(run, name)
-        if not _RESULT.fullmatch(name):
+        if not is_result_file(name):
             return False
         with self._down:
             if self._inventory.end(file) < end:
@@ -360,7 +357,7 @@ class Mirror:
         try:
             with self._place.results(run) as results:
                 for name in results.names():
-                    if _RESULT.fullmatch(name) and File(run, name) not in self._done:
+                    if is_result_file(name) and File(run, name) not in self._done:
                         with contextlib.suppress(FileNotFoundError):
                             self._push_file(File(run, name), results)
         except FileNotFoundError:
@@ -488,7 +485,7 @@ class Mirror:
     def push_durations(self) -> None:
         """Send how long tasks took."""
         with contextlib.suppress(FileNotFoundError):
-            self.objects.put(DURATIONS, self._place.folder.text(DURATIONS, _MOST_DURATIONS))
+            self.objects.put(DURATIONS, self._place.folder.text(DURATIONS, MOST_DURATIONS))
 
     # ------------------------------------------------------------------ folders
 

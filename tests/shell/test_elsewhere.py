@@ -75,6 +75,9 @@ def test_what_can_not_be_stored_or_loaded_is_said(monkeypatch: pytest.MonkeyPatc
         get_elsewhere(f"{URL}-other", ref)
     with pytest.raises(CheckpointError, match="no id of a run"):
         put_elsewhere(URL, "../x", 1)
+    # Before anything else is looked at.
+    with pytest.raises(CheckpointError, match="no id of a run"):
+        put_elsewhere("nosuch://x", "../x", 1)
 
 
 def keeper_at(path: Path, **options: Any) -> Keeper:
