@@ -402,7 +402,7 @@ GOES_AWAY = """
     from pytest_flowforge.storage.locks import Holder
     from pytest_flowforge.storage.objects import Objects
     from pytest_flowforge.storage.places import Place
-    from pytest_flowforge.storage.sending import Sender
+    from pytest_flowforge.storage.sender import Sender
 
     def fail(*_):
         raise CheckpointUnreachable("cannot write there: the wire was cut")

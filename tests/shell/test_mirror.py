@@ -23,14 +23,14 @@ from pytest_flowforge.errors import (
 )
 from pytest_flowforge.storage import mirror as mirrors
 from pytest_flowforge.storage import objects as objects_module
-from pytest_flowforge.storage import sending
+from pytest_flowforge.storage import sender as sender_module
 from pytest_flowforge.storage.files import Files
 from pytest_flowforge.storage.keys import Key
 from pytest_flowforge.storage.leases import STALE, Lease
 from pytest_flowforge.storage.locks import Holder
 from pytest_flowforge.storage.mirror import Mirror
 from pytest_flowforge.storage.places import Place
-from pytest_flowforge.storage.sending import Sender
+from pytest_flowforge.storage.sender import Sender
 from pytest_flowforge.storage.values import ResultStore
 from tests.shell.stores import ROOT, FakeStore
 
@@ -548,7 +548,7 @@ def test_a_store_that_is_gone_is_said_at_the_end(store: FakeStore, machines: Any
 def test_a_store_that_falls_silent_is_not_waited_for_at_the_end(
     store: FakeStore, machines: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sending, "SLOW", 0.1)
+    monkeypatch.setattr(sender_module, "SLOW", 0.1)
     here = machines("here")
     sender = sender_of(store, here)
     run = here.place.new_run(1_800_000_000.0)

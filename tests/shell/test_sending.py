@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_flowforge.errors import CheckpointLocked, CheckpointUnreachable, CheckpointUnsafe
-from pytest_flowforge.storage import sending
+from pytest_flowforge.storage import sender_process
 from pytest_flowforge.storage.addresses import Address
 from pytest_flowforge.storage.places import Place
-from pytest_flowforge.storage.sending import SenderProcess
+from pytest_flowforge.storage.sender_process import SenderProcess
 from pytest_flowforge.storage.values import ResultStore
 
 if TYPE_CHECKING:
@@ -112,8 +112,8 @@ def test_one_that_was_killed_stops_nothing(tmp_path: Path, begin: Callable[[str]
 def test_one_that_does_not_answer_is_said_and_ended(
     tmp_path: Path, begin: Callable[[str], SenderProcess], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sending, "SLOW", 0.1)
-    monkeypatch.setattr(sending, "_PATIENCE", 0.5)
+    monkeypatch.setattr(sender_process, "SLOW", 0.1)
+    monkeypatch.setattr(sender_process, "_PATIENCE", 0.5)
     sender, other = begin("here"), begin("there")
     for one in (sender, other):
         one._process.send_signal(signal.SIGSTOP)
@@ -152,7 +152,7 @@ SCRIPT = """
     from pathlib import Path
     from pytest_flowforge.storage.addresses import Address
     from pytest_flowforge.storage.places import Place
-    from pytest_flowforge.storage.sending import SenderProcess
+    from pytest_flowforge.storage.sender_process import SenderProcess
 
     Place.open(Path("here")).close()
     sender = SenderProcess(Address.of(f"file://{os.getcwd()}/store"), Path("here").absolute(), 0.05)
