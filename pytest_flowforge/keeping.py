@@ -131,7 +131,7 @@ class Archive:
         try:
             objects = Objects.at(settings.address)
             mirror = Mirror(objects, place)
-            mirror.open(create=False)
+            mirror.copy.open(create=False)
             mirror.pull(owns=False)
             archive = cls(place, settings.codecs)
             archive._live = live_runs(objects)

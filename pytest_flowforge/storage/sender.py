@@ -51,7 +51,7 @@ class Sender:
         self._lease = Lease(objects, holder) if clock is None else Lease(objects, holder, clock=clock)
         self._mirror = Mirror(objects, place)
         # To send something large takes longer than a lease holds.
-        self._mirror.before_send = self._lease.ensure
+        self._mirror.up.before_send = self._lease.ensure
         self._interval = interval
         self._ended = threading.Event()
         self._released = threading.Event()
@@ -68,28 +68,28 @@ class Sender:
 
     def take(self, wait: float) -> None:
         # Before anything is written there.
-        self._mirror.check()
+        self._mirror.copy.check()
         self._lease.acquire(wait)
         self._start(self._refresh, "refresh")
 
     def pull(self, *, settles: bool) -> list[str]:
-        said = self._mirror.open(create=True, settles=settles)
+        said = self._mirror.copy.open(create=True, settles=settles)
         return said + self._mirror.pull(owns=True, settles=settles)
 
     def fetch(self, run: str, name: str, end: int) -> bool:
-        return self._mirror.fetch(run, name, end)
+        return self._mirror.down.fetch(run, name, end)
 
     def replace_journal(self, run: str) -> None:
-        self._mirror.replace_journal(run)
+        self._mirror.up.replace_journal(run)
 
     def begin(self, run: str) -> None:
         self._lease.run = run
-        self._mirror.begin(run)
+        self._mirror.up.begin(run)
         self._start(self._push, "push")
 
     def prune(self, gone: Sequence[str]) -> None:
         self._lease.ensure()
-        self._mirror.prune(gone)
+        self._mirror.up.prune(gone)
 
     def give_up(self) -> None:
         if os.getpid() == self._owner:
@@ -146,9 +146,9 @@ class Sender:
         if self._answers:
             try:
                 self._lease.ensure()
-                self._mirror.push()
-                self._mirror.prune(gone)
-                self._mirror.push_durations()
+                self._mirror.up.push()
+                self._mirror.up.prune(gone)
+                self._mirror.up.push_durations()
                 self._problem = ""
             except (CheckpointError, OSError) as error:
                 self._problem = str(error)
@@ -156,7 +156,7 @@ class Sender:
         return self._what_is_unsent()
 
     def _what_is_unsent(self) -> str:
-        unsent = self._mirror.unsent()
+        unsent = self._mirror.up.unsent()
         if not self._problem:
             return ""
         there, here = self._mirror.url, self._mirror.path
@@ -188,7 +188,7 @@ class Sender:
                     self._lease.refresh()
                     said = True
                 self._lease.ensure()
-                self._mirror.push()
+                self._mirror.up.push()
             except (CheckpointError, OSError) as error:
                 pause = min(max(pause, 1.0) * 2, _LONGEST_PAUSE)
                 self._fails(error)

@@ -409,8 +409,8 @@ GOES_AWAY = """
 
     def sending(address, path, interval):
         sender = Sender(Objects.at(address), Place.open(path), Holder.here(""), interval)
-        sender._mirror.objects = Objects.at(address)
-        sender._mirror._send = sender._mirror.objects.delete = fail
+        sender._mirror.copy.objects = Objects.at(address)
+        sender._mirror.up._send = sender._mirror.copy.objects.delete = fail
         return sender
 
     keeping.sending = sending

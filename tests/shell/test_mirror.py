@@ -21,7 +21,7 @@ from pytest_flowforge.errors import (
     CheckpointVersion,
     ResultMissing,
 )
-from pytest_flowforge.storage import mirror as mirrors
+from pytest_flowforge.storage import copies, uploads
 from pytest_flowforge.storage import objects as objects_module
 from pytest_flowforge.storage import sender as sender_module
 from pytest_flowforge.storage.files import Files
@@ -61,7 +61,7 @@ class Machine:
         self.values: list[Any] = []
 
     def open(self, **options: Any) -> list[str]:
-        self.mirror.open(create=True)
+        self.mirror.copy.open(create=True)
         return self.mirror.pull(**{"owns": True, **options})
 
     def write(self, *values: Any, run: str = "", torn: bytes = b"") -> Iterator[str]:
@@ -69,7 +69,7 @@ class Machine:
         run = run or self.place.new_run(1_800_000_000.0)
         journal = self.place.journal(run)
         results = ResultStore(self.place, run)
-        self.mirror.begin(run)
+        self.mirror.up.begin(run)
         try:
             for number, value in enumerate(values):
                 ref = results.put(value)
@@ -117,10 +117,10 @@ def test_another_machine_sees_all_of_it(store: FakeStore, machines: Any) -> None
     here, there = machines("here"), machines("there")
     here.open()
     here.write_all(*VALUES)
-    here.mirror.push()
+    here.mirror.up.push()
     there.open()
     assert there.loaded() == VALUES
-    assert here.mirror.unsent() == 0
+    assert here.mirror.up.unsent() == 0
     # And what it read is there now: nothing is asked any more.
     before = len(store.calls)
     assert there.loaded() == VALUES
@@ -131,7 +131,7 @@ def test_results_come_when_they_are_read(store: FakeStore, machines: Any) -> Non
     here, there = machines("here"), machines("there")
     here.open()
     run = here.write_all(*VALUES)
-    here.mirror.push()
+    here.mirror.up.push()
     there.open()
     with there.place.results(run) as results:
         assert results.names() == []
@@ -150,8 +150,8 @@ def test_whatever_fails_the_store_holds_the_first_part(
 
     With *late* the call has done its work, and only the answer is lost.
     """
-    monkeypatch.setattr(mirrors, "BLOCK", 1 << 20)
-    monkeypatch.setattr(objects_module, "BLOCK", 1 << 20)
+    for module in (copies, objects_module, uploads):
+        monkeypatch.setattr(module, "BLOCK", 1 << 20)
     values = [*range(10), LARGE, *range(10, 20)]
     seen = set()
     for fail_at in itertools.count():
@@ -161,7 +161,7 @@ def test_whatever_fails_the_store_holds_the_first_part(
         with contextlib.suppress(CheckpointUnreachable):
             here.open()
             for _ in here.write(*values, torn=b'{"s":20,"p"'):
-                here.mirror.push()
+                here.mirror.up.push()
         if len(store.calls) <= fail_at:
             assert fail_at > 40
             break
@@ -169,7 +169,7 @@ def test_whatever_fails_the_store_holds_the_first_part(
         store.fail_at = -1
         there = Machine(tmp_path / f"there-{fail_at}", store)
         with contextlib.suppress(FileNotFoundError):
-            there.mirror.open(create=False)
+            there.mirror.copy.open(create=False)
             there.mirror.pull(owns=False)
         found = there.loaded()
         assert found == here.values[: len(found)]
@@ -177,8 +177,8 @@ def test_whatever_fails_the_store_holds_the_first_part(
         # The next run on the same machine.
         again = Machine(tmp_path / f"here-{fail_at}", store)
         again.open()
-        again.mirror.push()
-        assert again.mirror.unsent() == 0
+        again.mirror.up.push()
+        assert again.mirror.up.unsent() == 0
         there.open()
         assert there.loaded() == here.values
         for machine in (here, there, again):
@@ -192,8 +192,8 @@ def test_a_store_that_is_away_for_a_while_gets_all_of_it(store: FakeStore, machi
     for number, _ in enumerate(here.write(*range(30))):
         store.fail_at, store.stay = (len(store.calls), True) if 5 <= number < 20 else (-1, False)
         with contextlib.suppress(CheckpointUnreachable):
-            here.mirror.push()
-        assert here.mirror.unsent() == (number - 4 if 5 <= number < 20 else 0)
+            here.mirror.up.push()
+        assert here.mirror.up.unsent() == (number - 4 if 5 <= number < 20 else 0)
     there.open()
     assert there.loaded() == list(range(30))
 
@@ -202,7 +202,7 @@ def test_pieces_are_merged(store: FakeStore, machines: Any) -> None:
     here = machines("here")
     here.open()
     for _ in here.write(*range(200)):
-        here.mirror.push()
+        here.mirror.up.push()
     assert len(store.names()) < 40
     (journal,) = (here.place.path / "runs").glob("*/journal.jsonl")
     assert store.sent < 4 * (journal.stat().st_size + 10_000)
@@ -213,7 +213,7 @@ def test_a_record_that_is_not_whole_is_not_sent(machines: Any) -> None:
     here.open()
     for _ in here.write(1, 2, torn=b'{"s":2,"p":"'):
         pass
-    here.mirror.push()
+    here.mirror.up.push()
     there.open()
     (run,) = there.place.runs()
     assert there.place.read(run).torn_bytes == 0
@@ -225,7 +225,7 @@ def test_who_reads_while_pieces_are_merged_reads_anew(store: FakeStore, machines
     here.open()
     writing = here.write(*range(60))
     for _ in itertools.islice(writing, 7):
-        here.mirror.push()
+        here.mirror.up.push()
     reads = 0
 
     def merge(name: str) -> None:
@@ -234,7 +234,7 @@ def test_who_reads_while_pieces_are_merged_reads_anew(store: FakeStore, machines
         if reads == 4:
             reads += 1
             next(writing)
-            here.mirror.push()
+            here.mirror.up.push()
 
     store.before = merge
     there.open()
@@ -252,7 +252,7 @@ def test_two_machines_in_turns(machines: Any) -> None:
         assert machine.loaded() == values
         machine.write_all(number, {number})
         values += [number, {number}]
-        machine.mirror.push()
+        machine.mirror.up.push()
 
 
 def test_what_was_deleted_there_is_deleted_here(machines: Any) -> None:
@@ -260,10 +260,10 @@ def test_what_was_deleted_there_is_deleted_here(machines: Any) -> None:
     here.open()
     first = here.write_all(1)
     second = here.write_all(2)
-    here.mirror.push()
+    here.mirror.up.push()
     there.open()
     there.place.forget(first, results=True)
-    there.mirror.prune([first])
+    there.mirror.up.prune([first])
     # Who only reads deletes nothing.
     here.open(owns=False)
     assert here.place.runs() == [first, second]
@@ -271,7 +271,7 @@ def test_what_was_deleted_there_is_deleted_here(machines: Any) -> None:
     assert here.place.runs() == [second]
     assert here.loaded() == [2]
     there.place.clear()
-    there.mirror.prune([second])
+    there.mirror.up.prune([second])
     here.open()
     assert here.place.ids() == []
 
@@ -283,28 +283,28 @@ def test_a_folder_that_is_deleted_during_the_run_takes_nothing_along(
     before, here, there = machines("before"), machines("here"), machines("there")
     before.open()
     before.write_all("before", LARGE)
-    before.mirror.push()
+    before.mirror.up.push()
     here.open()
     # Another process: it has opened the same folder by itself.
     place = Place.open(tmp_path / "here")
     run = place.new_run(1_900_000_000.0)
     results = ResultStore(place, run)
     journal = place.journal(run)
-    here.mirror.begin(run)
+    here.mirror.up.begin(run)
     for number in range(6):
         ref = results.put(number)
         facts = [ref.run, ref.segment, ref.offset, ref.length, ref.sha256, ref.codec]
         journal.append({"t": float(number), "ev": "stored", "run": run, "ref": facts})
         if number == 3:
             shutil.rmtree(tmp_path / "here")
-            here.mirror.push()
+            here.mirror.up.push()
             results.sync()
             journal.sync()
-        here.mirror.push()
+        here.mirror.up.push()
     journal.close()
     results.close()
-    assert here.mirror.unsent() == 0
-    here.mirror.prune([])
+    assert here.mirror.up.unsent() == 0
+    here.mirror.up.prune([])
     place.close()
     there.open()
     assert there.loaded() == ["before", LARGE, *range(6)]
@@ -317,10 +317,10 @@ def test_what_was_never_there_is_not_deleted(machines: Any) -> None:
     here.write_all(1)
     there.open()
     there.write_all(2)
-    there.mirror.push()
+    there.mirror.up.push()
     here.open()
     assert sorted(here.loaded()) == [1, 2]
-    here.mirror.push()
+    here.mirror.up.push()
     there.open()
     assert sorted(there.loaded()) == [1, 2]
 
@@ -333,28 +333,28 @@ def test_another_store_gets_what_is_here_when_somebody_says_so(
 ) -> None:
     here, there = machines("here"), machines("there")
     here.open()
-    first = here.mirror._identity.decode()
+    first = here.mirror.copy.identity.decode()
     here.write_all(*VALUES)
-    here.mirror.push()
+    here.mirror.up.push()
     here.open()
     store.content.clear()
     if not emptied:
         there.open()
     before = dict(store.content)
-    which = "where there is no checkpoint" if emptied else f"which is store {there.mirror._identity.decode()}"
+    which = "where there is no checkpoint" if emptied else f"which is store {there.mirror.copy.identity.decode()}"
     said = (
         rf"{here.place.path} belongs to store {first}, which was at fake://{ROOT}, and not to fake://{ROOT}, {which}: "
     )
     for create in (True, False) if not emptied else (True,):
         with pytest.raises(CheckpointUnsafe, match=said):
-            here.mirror.open(create=create)
+            here.mirror.copy.open(create=create)
     assert store.content == before
-    (told,) = here.mirror.open(create=True, settles=True)
+    (told,) = here.mirror.copy.open(create=True, settles=True)
     assert told.startswith(
         f"what is in {here.place.path} belonged to store {first}, which was at fake://{ROOT}; all of"
     )
     here.mirror.pull(owns=True)
-    here.mirror.push()
+    here.mirror.up.push()
     assert here.open() == []
     there.open()
     assert there.loaded() == VALUES
@@ -367,19 +367,19 @@ def test_journals_go_before_their_results_and_results_that_are_needed_stay(store
     run = here.place.new_run(1_800_000_100.0)
     with contextlib.closing(here.place.journal(run)) as journal:
         journal.append({"t": 1.0, "ev": "run_started", "run": run, "uses": [first]})
-    here.mirror.begin(run)
-    here.mirror.push()
+    here.mirror.up.begin(run)
+    here.mirror.up.push()
     here.place.forget(first, results=False)
-    here.mirror.prune([first])
+    here.mirror.up.prune([first])
     assert not [name for name in store.names(f"runs/{first}/") if "journal" in name]
     assert len(store.names(f"runs/{first}/results/")) == 2
     here.place.clear()
     store.deleted.clear()
     second = here.write_all(LARGE)
-    here.mirror.push()
+    here.mirror.up.push()
     gone = here.place.ids()
     here.place.clear()
-    here.mirror.prune(gone)
+    here.mirror.up.prune(gone)
     assert store.names("runs") == []
     ours = [name for name in store.deleted if second in name]
     assert len(ours) == 2
@@ -390,7 +390,7 @@ def test_a_journal_that_is_another_one_is_damage_until_it_is_settled(store: Fake
     here, there = machines("here"), machines("there")
     here.open()
     run = here.write_all(1, 2, 3)
-    here.mirror.push()
+    here.mirror.up.push()
     path = here.place.path / "runs" / run / "journal.jsonl"
     content = path.read_bytes()
     path.write_bytes(content.replace(b'"t":1.0', b'"t":7.0'))
@@ -410,7 +410,7 @@ def test_a_journal_that_is_another_one_is_damage_until_it_is_settled(store: Fake
     store.content[f"{ROOT}/{name[:-1]}{'0' if name[-1] != '0' else '1'}"] = store.content.pop(f"{ROOT}/{name}")
     (said,) = here.open(settles=True)
     assert "the one of this machine is kept" in said
-    here.mirror.push()
+    here.mirror.up.push()
     third = machines("third")
     third.open()
     assert third.loaded() == [1, 2, 3]
@@ -422,9 +422,9 @@ def test_a_repaired_journal_is_repaired_there(machines: Any) -> None:
     run = here.write_all(*range(10))
     path = here.place.path / "runs" / run / "journal.jsonl"
     path.write_bytes(path.read_bytes().replace(b'"t":4.0', b'"t":7.0'))
-    here.mirror.push()
+    here.mirror.up.push()
     here.place.repair(run)
-    here.mirror.replace_journal(run)
+    here.mirror.up.replace_journal(run)
     assert here.open() == []
     there.open()
     assert there.loaded() == list(range(4))
@@ -434,7 +434,7 @@ def test_damaged_results_are_found(store: FakeStore, machines: Any) -> None:
     here, there = machines("here"), machines("there")
     here.open()
     here.write_all(LARGE)
-    here.mirror.push()
+    here.mirror.up.push()
     (name,) = [name for name in store.names() if name.endswith(".bin")]
     store.content[f"{ROOT}/{name}"] = store.content[f"{ROOT}/{name}"].replace(b"xx", b"xy", 1)
     there.open()
@@ -447,7 +447,7 @@ def test_a_large_result_of_which_not_all_comes_is_none(store: FakeStore, machine
     here, there = machines("here"), machines("there")
     here.open()
     run = here.write_all("x" * (20 << 20))
-    here.mirror.push()
+    here.mirror.up.push()
     there.open()
     real, reads = store.cat_file, 0
 
@@ -494,13 +494,13 @@ def test_what_is_no_checkpoint_is_left_alone(store: FakeStore, machines: Any) ->
     here = machines("here")
     store.content[f"{ROOT}/photos/me.jpg"] = b"x"
     with pytest.raises(CheckpointUnsafe, match=r"holds other things \(photos/me.jpg\): choose another prefix"):
-        here.mirror.check()
+        here.mirror.copy.check()
     store.content[f"{ROOT}/VERSION"] = b"2 0123456789abcdef\n"
     with pytest.raises(CheckpointVersion, match="was written in format 2"):
-        here.mirror.check()
+        here.mirror.copy.check()
     store.content[f"{ROOT}/VERSION"] = b"hello"
     with pytest.raises(CheckpointDamaged, match="this is no checkpoint"):
-        here.mirror.check()
+        here.mirror.copy.check()
     assert set(store.names()) == {"VERSION", "photos/me.jpg"}
 
 
@@ -522,7 +522,7 @@ def test_what_is_new_goes_up_by_itself_and_the_lease_goes_at_the_end(store: Fake
     sender.begin(run)
     for number, _ in enumerate(here.write(*range(5), run=run)):
         if number == 2:
-            _wait_for(lambda: here.mirror.unsent() == 0)
+            _wait_for(lambda: here.mirror.up.unsent() == 0)
     assert sender.end([], 20.0) == ([], "")
     assert store.names("lease") == []
     there.open()
@@ -648,7 +648,7 @@ def test_who_loses_the_store_in_the_middle_sends_no_more(store: FakeStore, machi
 
     store.before = sleep
     with pytest.raises(CheckpointLocked, match="has taken over"):
-        here.mirror.push()
+        here.mirror.up.push()
     assert len(store.names(f"runs/{run}/")) == 1
     sender.give_up()
 
@@ -664,12 +664,12 @@ def test_what_is_wrong_with_one_run_does_not_keep_the_others_here(
     real = here.place.results
     monkeypatch.setattr(here.place, "results", lambda run: real("no run" if run == first else run))
     with pytest.raises(CheckpointError, match="no run"):
-        here.mirror.push()
+        here.mirror.up.push()
     monkeypatch.undo()
     there.open()
     assert there.place.runs() == [second]
     # It is not forgotten.
-    here.mirror.push()
+    here.mirror.up.push()
     there.open()
     assert there.place.runs() == [first, second]
     assert store.names("runs")
