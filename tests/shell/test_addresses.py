@@ -122,6 +122,15 @@ def test_what_was_never_tried_is_refused_by_name(url: str) -> None:
         Address.of(url)
 
 
+def test_tries_of_s3fs_do_not_multiply_those_of_boto() -> None:
+    pytest.importorskip("s3fs")
+    fs, root = Address.of("s3://bucket/x").file_system()
+    assert root == "bucket/x"
+    assert fs.retries == 2
+    # What tasks have of their own is left alone.
+    assert type(fs).retries > 2
+
+
 def test_what_the_url_says_besides_is_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """As that of Azure says the account."""
     monkeypatch.setattr(
