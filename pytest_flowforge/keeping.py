@@ -67,7 +67,8 @@ class Settings:
     ``codecs`` are tried in this order, and nothing else is decoded. ``keep_runs`` is how many runs stay, ``wait`` how
     many seconds to wait for another run that uses the checkpoint. With an ``address`` the checkpoint is in a store, and
     ``path`` is where this machine has it as well; what is new is sent every ``interval`` seconds, and the rest at the
-    end, in ``farewell`` seconds at most. With ``settles``, where the two contradict each other, one of them is chosen.
+    end, unless the store does not answer for ``farewell`` seconds. With ``settles``, where the two contradict each
+    other, one of them is chosen.
     """
 
     path: Path

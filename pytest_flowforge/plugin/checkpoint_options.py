@@ -56,7 +56,7 @@ class CheckpointOptions:
     ``folder`` is where runs are kept; None where pytest was told to keep nothing (``-p no:cacheprovider``).
     ``explicit`` tells that somebody has named that folder, and so expects it to be used. With an ``address``, runs are
     kept there, and ``folder`` is where this machine has them as well; what is new is sent every ``interval`` seconds,
-    and the rest at the end of the run, in ``farewell`` seconds at most.
+    and the rest at the end of the run, unless the store does not answer for ``farewell`` seconds.
     """
 
     folder: Path | None
@@ -166,7 +166,7 @@ def add_checkpoint_options(parser: pytest.Parser) -> None:
     add("--ff-rollback", metavar="ID", help="Make the results of that run the current ones; nothing is deleted.")
     parser.addini("flowforge_checkpoint", "folder or URL where runs are kept", default="")
     parser.addini("flowforge_send_interval", "seconds until what is new is sent to the URL", default="2")
-    parser.addini("flowforge_send_farewell", "seconds that sending may take at the end of a run", default="60")
+    parser.addini("flowforge_send_farewell", "seconds without an answer until a run that ends gives up", default="60")
     parser.addini("flowforge_cache", "reuse results as if --ff-cache was given", type="bool", default=False)
     parser.addini("flowforge_keep_runs", "how many runs are kept", default="20")
     parser.addini("flowforge_durability", "what survives a power cut: normal, full or off", default="normal")

@@ -41,6 +41,8 @@ class Objects:
         self._fs = fs
         self._root = root.rstrip("/")
         self.url = url
+        #: How often something was done: a store that goes on with it, however slowly, has not fallen silent.
+        self.steps = 0
         #: Not objects, but folders that have to be made.
         self._has_folders = "file" in _protocols(fs)
 
@@ -106,6 +108,7 @@ class Objects:
             try:
                 for chunk in chunks:
                     file.write(chunk)
+                    self.steps += 1
             except BaseException:
                 _abandon(file)
                 raise
@@ -144,12 +147,14 @@ class Objects:
 
     def _asked(self, what: str, name: str, ask: Callable[[], _T]) -> _T:
         try:
-            return ask()
+            found = ask()
         except (FileNotFoundError, CheckpointUnreachable):
             raise
         except Exception as error:  # noqa: BLE001  (file systems raise what they like)
             # Without the cause: its text, and that of its causes, may hold secrets.
             raise self._failed(what, name, error) from None
+        self.steps += 1
+        return found
 
     def _failed(self, what: str, name: str, error: Exception) -> CheckpointUnreachable:
         return CheckpointUnreachable(

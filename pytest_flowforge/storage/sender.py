@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from pytest_flowforge.errors import CheckpointError, CheckpointUnreachable
@@ -23,6 +24,9 @@ __all__ = ["SLOW", "Sender", "nothing"]
 
 #: Seconds between two tries when the store does not answer, at most.
 _LONGEST_PAUSE = 60.0
+
+#: Seconds between two looks whether the last sending goes on.
+_LOOK = 0.1
 
 #: Seconds after which people want to know what is waited for.
 SLOW = 2.0
@@ -48,6 +52,7 @@ class Sender:
         clock: Callable[[], float] | None = None,
     ) -> None:
         self._place = place
+        self._objects = objects
         self._lease = Lease(objects, holder) if clock is None else Lease(objects, holder, clock=clock)
         self._mirror = Mirror(objects, place)
         # To send something large takes longer than a lease holds.
@@ -100,26 +105,49 @@ class Sender:
             self._lease.release()
             self._place.close()
 
-    def end(self, gone: Sequence[str], patience: float, on_slow: Callable[[], None] = nothing) -> tuple[list[str], str]:
+    def end(
+        self,
+        gone: Sequence[str],
+        patience: float,
+        on_slow: Callable[[], None] = nothing,
+        *,
+        on_wait: Callable[[], None] = nothing,
+    ) -> tuple[list[str], str]:
+        """Do what :meth:`.sending.Sending.end` says; *on_wait* is called every now and then while that goes on."""
         if os.getpid() != self._owner:
             return [], ""
         self._ended.set()
         # In a thread of its own: nothing ends a call of a file system that waits for an answer.
         last = self._start(lambda: self._say_farewell(gone), "farewell")
         try:
-            last.join(min(SLOW, patience))
-            if last.is_alive():
-                on_slow()
-                last.join(max(patience - SLOW, 0.0))
+            self._wait_for(last, patience, on_slow, on_wait)
         finally:
             self._released.set()
         if self._unsent is None:
             # The folder stays open: that thread may still read there.
-            self._problem = f"it has not done what it was asked for within {patience:g} s (ini flowforge_send_farewell)"
+            self._problem = f"it has not answered for {patience:g} s (ini flowforge_send_farewell)"
             self._unsent = self._what_is_unsent()
         elif not last.is_alive():
             self._place.close()
         return self._news(self._unsent), self._unsent
+
+    def _wait_for(
+        self, last: threading.Thread, patience: float, on_slow: Callable[[], None], on_wait: Callable[[], None]
+    ) -> None:
+        """Wait for the *last* thing to end, for as long as the store goes on with it."""
+        begun = heard = time.monotonic()
+        steps, said = self._objects.steps, False
+        while last.is_alive():
+            now = time.monotonic()
+            if not said and now - begun >= SLOW:
+                said = True
+                on_slow()
+            if self._objects.steps != steps:
+                steps, heard = self._objects.steps, now
+            if now - heard >= patience:
+                return
+            on_wait()
+            last.join(_LOOK)
 
     def _say_farewell(self, gone: Sequence[str]) -> None:
         try:

@@ -28,6 +28,7 @@ from pytest_flowforge.storage.sender import SLOW, Sender, nothing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from io import RawIOBase
 
 __all__ = ["SenderProcess", "serve"]
 
@@ -37,11 +38,14 @@ _FOR_EVER = 1e9
 #: Seconds in which the process is to end when it was told to.
 _PATIENCE = 5.0
 
+#: Seconds between two signs of life while it sends the rest, and after which one that gives none is ended.
+_SIGN, _STUCK = 1.0, 20.0
+
 #: What that process does first. It finds the modules that this one does.
 _COMMAND = "import json, sys; sys.path[:] = json.loads(sys.stdin.buffer.readline()); from {} import serve; serve()"
 
 #: What may be asked for.
-_ASKED = ("take", "pull", "fetch", "begin", "replace_journal", "prune", "end", "give_up")
+_ASKED = ("take", "pull", "fetch", "begin", "replace_journal", "prune", "give_up")
 
 
 class SenderProcess:
@@ -57,6 +61,8 @@ class SenderProcess:
         self._owner = os.getpid()
         self._lock = threading.Lock()
         self._number = 0
+        #: Called when the process says that it is still at the last question.
+        self._on_busy: Callable[[], None] = nothing
         #: Whether there was no answer to the last question.
         self._waits = False
         self._process = subprocess.Popen(  # noqa: S603  (this interpreter, and a command of ours)
@@ -110,8 +116,8 @@ class SenderProcess:
             return [], ""
         slow = _later(SLOW, on_slow)
         try:
-            # It ends by itself when the time is over; the rest is for one that can not.
-            with self._within(patience + _PATIENCE):
+            # It ends by itself when the store is silent for too long, and says all the time that it is there.
+            with self._within(_STUCK):
                 news, unsent = self._ask("end", gone=list(gone), patience=patience)
         except CheckpointError as error:
             news, unsent = [], f"nobody knows what of {self._path} is not in {self._url}: {error}"
@@ -129,12 +135,19 @@ class SenderProcess:
 
     @contextlib.contextmanager
     def _within(self, seconds: float) -> Iterator[None]:
-        """End the process where it has not answered in *seconds*."""
-        end = _later(seconds, self._process.kill)
+        """End the process where nothing was heard of it for *seconds*."""
+        ends = [_later(seconds, self._process.kill)]
+
+        def go_on() -> None:
+            ends.pop().cancel()
+            ends.append(_later(seconds, self._process.kill))
+
+        self._on_busy = go_on
         try:
             yield
         finally:
-            end.cancel()
+            self._on_busy = nothing
+            ends.pop().cancel()
 
     def _ask(self, what: str, **rest: Any) -> Any:
         with self._lock:
@@ -161,7 +174,9 @@ class SenderProcess:
             answer: dict[str, Any] = json.loads(self._in.readline())
             # Others are to a question whose asker was interrupted.
             if answer["number"] == self._number:
-                return answer
+                if "busy" not in answer:
+                    return answer
+                self._on_busy()
 
     def _write(self, message: Any) -> None:
         rest = memoryview(json.dumps(message).encode("ascii") + b"\n")
@@ -203,6 +218,8 @@ def serve() -> None:
                 _die_with(asked.pop("parent"))
                 sender = _opened(**asked)
                 answer["returns"] = None
+            elif sender is not None and what == "end":
+                answer["returns"] = sender.end(**asked, on_wait=_Signs(answers, number))
             elif sender is not None and what in _ASKED:
                 answer["returns"] = getattr(sender, what)(**asked)
         except CheckpointError as error:
@@ -212,6 +229,21 @@ def serve() -> None:
         answers.write(json.dumps(answer).encode("ascii") + b"\n")
     # Threads that are in the middle of something are not waited for.
     os._exit(0)
+
+
+class _Signs:
+    """Says every now and then that the question *number* is being worked at."""
+
+    def __init__(self, answers: RawIOBase, number: int) -> None:
+        self._answers = answers
+        self._text = json.dumps({"number": number, "busy": True}).encode("ascii") + b"\n"
+        self._said = time.monotonic()
+
+    def __call__(self) -> None:
+        now = time.monotonic()
+        if now - self._said >= _SIGN:
+            self._said = now
+            self._answers.write(self._text)
 
 
 def _opened(url: str, path: str, interval: float, holder: dict[str, Any]) -> Sender:

@@ -42,9 +42,10 @@ class Sending(Protocol):
         """Delete the runs *gone* there, which were deleted here."""
 
     def end(self, gone: Sequence[str], patience: float, on_slow: Callable[[], None] = nothing) -> tuple[list[str], str]:
-        """Send what is new, delete the runs *gone* there and let the next run in, in *patience* seconds at most.
+        """Send what is new, delete the runs *gone* there and let the next run in.
 
-        Calls *on_slow* once where that takes longer than some. Returns sentences about what went wrong meanwhile, and
+        A store that has done nothing of it for *patience* seconds is waited for no longer. Calls *on_slow* once where
+        all of it takes longer than some seconds. Returns sentences about what went wrong meanwhile, and
         what could not be sent, in words; empty for nothing.
         """
 

@@ -568,10 +568,39 @@ def test_a_store_that_falls_silent_is_not_waited_for_at_the_end(
     assert len(told) == 1
     assert news == []
     assert unsent.startswith(f"the last 3 records are only in {here.place.path}, and not in fake://{ROOT}: it has not")
-    assert "within 0.5 s (ini flowforge_send_farewell)" in unsent
+    assert "answered for 0.5 s (ini flowforge_send_farewell)" in unsent
     answers.set()
     for thread in sender._threads:
         thread.join(20)
+
+
+def test_a_store_that_is_slow_gets_all_of_it(store: FakeStore, machines: Any) -> None:
+    """As long as it goes on, also in the middle of an object."""
+    here, there = machines("here"), machines("there")
+    sender = sender_of(store, here)
+    run = here.place.new_run(1_800_000_000.0)
+    list(here.write("x" * (40 << 20), 1, run=run))
+    real = store.open
+
+    def open_slowly(path: str, mode: str, *, block_size: int) -> Any:
+        file = real(path, mode, block_size=block_size)
+        write = file.write
+
+        def write_slowly(chunk: Any) -> int:
+            time.sleep(0.3)
+            return write(chunk)
+
+        file.write = write_slowly  # type: ignore[method-assign]
+        return file
+
+    store.open = open_slowly  # type: ignore[method-assign]
+    sender._interval = 60.0
+    sender.begin(run)
+    begun = time.monotonic()
+    assert sender.end([], 1.0) == ([], "")
+    assert time.monotonic() - begun > 1.2
+    there.open()
+    assert there.loaded() == here.values
 
 
 def test_what_has_failed_at_the_end_is_not_tried_once_more(store: FakeStore, machines: Any) -> None:

@@ -114,6 +114,7 @@ def test_one_that_does_not_answer_is_said_and_ended(
 ) -> None:
     monkeypatch.setattr(sender_process, "SLOW", 0.1)
     monkeypatch.setattr(sender_process, "_PATIENCE", 0.5)
+    monkeypatch.setattr(sender_process, "_STUCK", 0.5)
     sender, other = begin("here"), begin("there")
     for one in (sender, other):
         one._process.send_signal(signal.SIGSTOP)
@@ -125,6 +126,23 @@ def test_one_that_does_not_answer_is_said_and_ended(
     other.give_up()
     assert time.monotonic() - begun < 20
     assert sender._process.returncode == other._process.returncode == -signal.SIGKILL
+
+
+def test_one_that_waits_for_its_store_says_that_it_is_there(
+    tmp_path: Path, begin: Callable[[str], SenderProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender_process, "_STUCK", 3.0)
+    sender = begin("here")
+    sender.take(0.0)
+    sender.pull(settles=False)
+    (tmp_path / "here" / "durations.json").write_text("{}", encoding="ascii")
+    # Who writes there waits for a reader that never comes.
+    os.mkfifo(tmp_path / "store" / "durations.json")
+    news, unsent = sender.end([], 5.0)
+    assert news == []
+    there = f"file://{tmp_path}/store"
+    assert unsent.startswith(f"all records are in {there}, but what was to be done there besides was not: it ")
+    assert unsent.endswith("it has not answered for 5 s (ini flowforge_send_farewell)")
 
 
 def test_an_interrupt_while_it_waits_ends_it_at_once(begin: Callable[[str], SenderProcess]) -> None:
