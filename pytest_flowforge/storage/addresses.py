@@ -156,7 +156,8 @@ def _option(protocols: Iterable[str], name: str) -> str:
         return ""
     for protocol in protocols:
         options = conf.get(protocol, {})
-        found = options.get(name) or options.get("client_kwargs", {}).get(name)
+        nested = options.get("client_kwargs")
+        found = options.get(name) or (nested.get(name) if isinstance(nested, dict) else None)
         if found:
             return str(found)
     return ""

@@ -107,6 +107,9 @@ def test_the_configuration_of_fsspec_counts(monkeypatch: pytest.MonkeyPatch) -> 
     before = Address.of("s3://runs/x").key()
     monkeypatch.setitem(fsspec.config.conf, "s3", {"client_kwargs": {"endpoint_url": "http://a"}})
     assert Address.of("s3://runs/x").key() != before
+    # Variables are texts, whatever they are for.
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"client_kwargs": '{"endpoint_url": "http://a"}'})
+    assert Address.of("s3://runs/x").key()
     monkeypatch.setitem(fsspec.config.conf, "abfs", {"account_name": "mine"})
     before = Address.of("abfs://runs/x").key()
     monkeypatch.setitem(fsspec.config.conf, "abfs", {"account_name": "yours"})
