@@ -11,6 +11,7 @@ Every one of them names the thing, the rule and the way out::
     │   ├── CheckpointDamaged     it was changed by something else than us
     │   ├── CheckpointVersion     it was written by a newer version
     │   ├── CheckpointLocked      another run uses it
+    │   │   └── LeaseLost             another run has taken over the store it is in
     │   ├── CheckpointUnsafe      others can write it, or something else stands in its place
     │   ├── CheckpointUnwritable  the disk is full, broken or read-only
     │   └── CheckpointUnreachable the store at its URL does not answer, or refuses
@@ -47,6 +48,7 @@ __all__ = [
     "FlowforgeError",
     "GraphError",
     "IllegalMove",
+    "LeaseLost",
     "Problem",
     "ResultDamaged",
     "ResultError",
@@ -144,6 +146,10 @@ class CheckpointVersion(CheckpointError):
 
 class CheckpointLocked(CheckpointError):
     """Another run uses the checkpoint."""
+
+
+class LeaseLost(CheckpointLocked):
+    """Another run may use the store of the checkpoint by now: the one that had it was not heard of for too long."""
 
 
 class CheckpointUnsafe(CheckpointError):

@@ -66,8 +66,9 @@ class Settings:
 
     ``codecs`` are tried in this order, and nothing else is decoded. ``keep_runs`` is how many runs stay, ``wait`` how
     many seconds to wait for another run that uses the checkpoint. With an ``address`` the checkpoint is in a store, and
-    ``path`` is where this machine has it as well; what is new is sent every ``interval`` seconds. With ``settles``,
-    where the two contradict each other, one of them is chosen.
+    ``path`` is where this machine has it as well; what is new is sent every ``interval`` seconds, and the rest at the
+    end, unless the store does not answer for ``farewell`` seconds. With ``settles``, where the two contradict each
+    other, one of them is chosen.
     """
 
     path: Path
@@ -77,6 +78,7 @@ class Settings:
     wait: float = 0.0
     address: Address | None = None
     interval: float = 2.0
+    farewell: float = 60.0
     settles: bool = False
 
     @property
@@ -130,8 +132,8 @@ class Archive:
         try:
             objects = Objects.at(settings.address)
             mirror = Mirror(objects, place)
-            mirror.open(create=False)
-            mirror.pull(owns=False, settles=settings.settles)
+            mirror.copy.open(create=False)
+            mirror.pull(owns=False)
             archive = cls(place, settings.codecs)
             archive._live = live_runs(objects)
         except BaseException:
@@ -140,12 +142,20 @@ class Archive:
         return archive
 
     @classmethod
-    def find(cls, settings: Settings) -> None:
-        """Raise what :meth:`open` does; of a store no more is asked than whether it holds a checkpoint."""
+    def require(cls, settings: Settings) -> None:
+        """Raise what :meth:`open` does; of a store no more is asked than whether it holds a checkpoint.
+
+        Where that is to be settled, one that was emptied may be filled again with what this machine has of it.
+        """
         if settings.address is None:
             cls.open(settings).close()
-        else:
+            return
+        try:
             Objects.at(settings.address).get(VERSION)
+        except FileNotFoundError:
+            if not settings.settles:
+                raise
+            Place.open(settings.path, create=False).close()
 
     @property
     def path(self) -> Path:
@@ -317,13 +327,16 @@ class Keeper:
         files: Files | None = None,
         *,
         on_wait: Callable[[], None] = lambda: None,
+        on_slow_end: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Lock the checkpoint; raise :class:`CheckpointError`.
 
         Workers of a run that was killed are waited for, after a call of ``on_wait``: they may still do its tasks.
+        ``on_slow_end`` is told in words what is waited for at the end, while it is.
         """
         self._settings = settings
         self._tell = tell
+        self._on_slow_end = on_slow_end
         #: What was said of journals that were not the same here and in the store.
         self.settled: list[str] = []
         #: Undoes what was done so far, until everything is.
@@ -516,12 +529,21 @@ class Keeper:
     def send(self) -> bool:
         """Send what is new to the store, where there is one, and let others use that; say what could not be sent.
 
-        Returns whether everything is where it belongs.
+        Returns whether everything is where it belongs. Ctrl-C ends that, and nothing else: what was to be done is done,
+        and whoever does not want to wait for the network need not.
         """
         sender, self._sender = self._sender, None
         if sender is None:
             return True
-        news, unsent = sender.end(self._gone)
+        words = f"sending to {self._settings.shown} ... (Ctrl-C leaves the rest for the next run)"
+        try:
+            news, unsent = sender.end(self._gone, self._settings.farewell, lambda: self._on_slow_end(words))
+        except KeyboardInterrupt:
+            news = []
+            unsent = (
+                f"sending was interrupted: what the store does not have yet is in {self._settings.path}, and goes"
+                " there with the next run of this machine with the same --ff-checkpoint"
+            )
         for sentence in (*news, *([unsent] if unsent else [])):
             self._tell(sentence)
         return not unsent
@@ -530,13 +552,17 @@ class Keeper:
         """Let the next run in. Call it however the run has ended."""
         try:
             self._commit.close()
-            self.send()
         except CheckpointUnwritable as error:
             self.broken = self.broken or error
         finally:
-            if self._journal is not None:
-                self._journal.close()
-            if self._store is not None:
-                self._store.close()
-            self._lock.release()
-            self.archive.close()
+            # Whatever went wrong here: a store that nobody lets go of is kept from all others as long as this process
+            # lives.
+            try:
+                self.send()
+            finally:
+                if self._journal is not None:
+                    self._journal.close()
+                if self._store is not None:
+                    self._store.close()
+                self._lock.release()
+                self.archive.close()

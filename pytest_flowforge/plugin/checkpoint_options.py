@@ -55,12 +55,14 @@ class CheckpointOptions:
 
     ``folder`` is where runs are kept; None where pytest was told to keep nothing (``-p no:cacheprovider``).
     ``explicit`` tells that somebody has named that folder, and so expects it to be used. With an ``address``, runs are
-    kept there, and ``folder`` is where this machine has them as well; what is new is sent every ``interval`` seconds.
+    kept there, and ``folder`` is where this machine has them as well; what is new is sent every ``interval`` seconds,
+    and the rest at the end of the run, unless the store does not answer for ``farewell`` seconds.
     """
 
     folder: Path | None
     address: Address | None
     interval: float
+    farewell: float
     explicit: bool
     durability: str
     codecs: tuple[str, ...]
@@ -98,7 +100,8 @@ class CheckpointOptions:
         return cls(
             folder=_folder(config, named) if address is None else _copy_of(config, address),
             address=address,
-            interval=_interval(config),
+            interval=_seconds_of(config, "flowforge_send_interval"),
+            farewell=_seconds_of(config, "flowforge_send_farewell"),
             explicit=bool(named),
             durability=_one_of(config, "durability", _DURABILITIES),
             codecs=_codecs(_text(config, "codec")),
@@ -163,6 +166,7 @@ def add_checkpoint_options(parser: pytest.Parser) -> None:
     add("--ff-rollback", metavar="ID", help="Make the results of that run the current ones; nothing is deleted.")
     parser.addini("flowforge_checkpoint", "folder or URL where runs are kept", default="")
     parser.addini("flowforge_send_interval", "seconds until what is new is sent to the URL", default="2")
+    parser.addini("flowforge_send_farewell", "seconds without an answer until a run that ends gives up", default="60")
     parser.addini("flowforge_cache", "reuse results as if --ff-cache was given", type="bool", default=False)
     parser.addini("flowforge_keep_runs", "how many runs are kept", default="20")
     parser.addini("flowforge_durability", "what survives a power cut: normal, full or off", default="normal")
@@ -215,11 +219,13 @@ def _folder(config: pytest.Config, named: str) -> Path | None:
 
 
 def _address(named: str) -> Address | None:
-    if "://" not in named:
+    if not named:
         return None
-    from pytest_flowforge.errors import CheckpointError  # noqa: PLC0415  (only for those who name a URL)
-    from pytest_flowforge.storage.addresses import Address  # noqa: PLC0415
+    from pytest_flowforge.errors import CheckpointError  # noqa: PLC0415  (only for those who name a place)
+    from pytest_flowforge.storage.addresses import Address, is_address  # noqa: PLC0415
 
+    if not is_address(named):
+        return None
     try:
         return Address.of(named)
     except CheckpointError as error:
@@ -234,14 +240,14 @@ def _copy_of(config: pytest.Config, address: Address) -> Path:
     return address.folder()
 
 
-def _interval(config: pytest.Config) -> float:
-    text = str(config.getini("flowforge_send_interval")).strip()
+def _seconds_of(config: pytest.Config, ini: str) -> float:
+    text = str(config.getini(ini)).strip()
     try:
         seconds = float(text)
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < math.inf:
-        msg = f"ini flowforge_send_interval: {text!r} is no number of seconds; give more than 0"
+        msg = f"ini {ini}: {text!r} is no number of seconds; give more than 0"
         raise pytest.UsageError(msg)
     return seconds
 

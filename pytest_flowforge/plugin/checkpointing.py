@@ -150,12 +150,15 @@ class Checkpointing:
         def say_why() -> None:
             self._say_at_once("flowforge: waiting for workers of the last run")
 
+        def say_what(words: str) -> None:
+            self._say_at_once(f"flowforge: {words}")
+
         if settings.wait:
             try:
-                return Keeper(replace(settings, wait=0.0), self._tell, on_wait=say_why)
+                return Keeper(replace(settings, wait=0.0), self._tell, on_wait=say_why, on_slow_end=say_what)
             except CheckpointLocked as error:
                 self._say_at_once(f"flowforge: waiting: {str(error).rpartition(': wait for it')[0]}")
-        return Keeper(settings, self._tell, on_wait=say_why)
+        return Keeper(settings, self._tell, on_wait=say_why, on_slow_end=say_what)
 
     def _say_at_once(self, line: str) -> None:
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")
@@ -520,21 +523,9 @@ class Checkpointing:
             session.exitstatus = _INTERNAL_ERROR
         elif keeper.run:
             keeper.prune()
-            if not self._send(keeper) and self._config.option.ff_require_checkpoint:
+            if not keeper.send() and self._config.option.ff_require_checkpoint:
                 session.exitstatus = _INTERNAL_ERROR
         self.close()
-
-    def _send(self, keeper: Keeper) -> bool:
-        """Send the rest to the store, if there is one; return whether all of it is there."""
-        try:
-            return keeper.send()
-        except KeyboardInterrupt:
-            # All tasks are done. Whoever does not want to wait for the network need not.
-            self._tell(
-                f"sending was interrupted: what the store does not have yet is in {self.path}, and goes there with the"
-                " next run of this machine with the same --ff-checkpoint"
-            )
-            return False
 
     def _complain(self, keeper: Keeper) -> None:
         lost = ", ".join(keeper.unsaved[:_MOST_NAMES]) or "none so far"

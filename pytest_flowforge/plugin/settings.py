@@ -31,6 +31,7 @@ def settings_of(config: pytest.Config, options: CheckpointOptions) -> Settings |
         options.wait,
         options.address,
         options.interval,
+        options.farewell,
     )
 
 

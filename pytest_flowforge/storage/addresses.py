@@ -22,18 +22,36 @@ __all__ = ["Address", "censored", "is_address"]
 
 _PROTOCOL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
+_S3, _GOOGLE, _AZURE = ("s3", "s3a"), ("gs", "gcs"), ("az", "abfs", "abfss")
+_S3_TRIES = 2
+
+#: What a checkpoint may be in. Others need more than a URL says (a host, a user), and none of them was tried.
+_PROTOCOLS = (*_S3, *_GOOGLE, *_AZURE, "file", "memory")
+
 #: What has to be installed for a protocol, where its name does not say it.
 _PACKAGES = {
-    **dict.fromkeys(("s3", "s3a"), "s3fs"),
-    **dict.fromkeys(("gs", "gcs"), "gcsfs"),
-    **dict.fromkeys(("az", "abfs", "abfss", "adl"), "adlfs"),
+    **dict.fromkeys(_S3, "s3fs"),
+    **dict.fromkeys(_GOOGLE, "gcsfs"),
+    **dict.fromkeys(_AZURE, "adlfs"),
 }
 
 #: There, what stands before an @ is the name of a container.
 _NAMES_BEFORE_AT = ("abfs", "abfss", "wasb", "wasbs")
 
-#: Variables that say which of several stores of the same name is meant.
-_ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
+#: Which of several stores with the same URL is meant is said by these variables, and by these options in the
+#: configuration of fsspec. Names of buckets are the same for all projects of Google, and for all accounts of AWS.
+_TELLING: tuple[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]], ...] = (
+    (_S3, ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"), ("endpoint_url",)),
+    (_GOOGLE, ("STORAGE_EMULATOR_HOST",), ("endpoint_url",)),
+    (
+        _AZURE,
+        ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_CONNECTION_STRING"),
+        ("account_name", "account_host", "connection_string"),
+    ),
+)
+
+#: What of a connection string of Azure says which store it is; the rest are keys and signatures.
+_TELLING_PARTS = ("accountname", "blobendpoint", "endpointsuffix", "usedevelopmentstorage")
 
 
 def is_address(text: str) -> bool:
@@ -73,6 +91,12 @@ class Address:
                 " '::', '?', '#' and '..'"
             )
             raise CheckpointError(msg)
+        if protocol not in _PROTOCOLS:
+            msg = (
+                f"{censored(shown)} can not be the URL of a checkpoint: {protocol}:// is not supported; use a folder,"
+                f" or one of {', '.join(f'{known}://' for known in _PROTOCOLS)}"
+            )
+            raise CheckpointError(msg)
         return cls(protocol, f"{protocol}://{rest}".rstrip("/") if rest.strip("/") else f"{protocol}://{rest}")
 
     def file_system(self) -> tuple[Any, str]:
@@ -93,12 +117,13 @@ class Address:
             way = f"pip install {package}" if package else censored(str(error))
             msg = f"the checkpoint {self.url} needs a package for {self.protocol}://: {way}"
             raise CheckpointError(msg) from None
-        except ValueError:
-            msg = f"the checkpoint {self.url} can not be used: fsspec knows no {self.protocol}://"
-            raise CheckpointError(msg) from None
         try:
             # An instance of its own: what tasks do with theirs, and to it, is no matter of ours.
-            made = fsspec.filesystem(self.protocol, skip_instance_cache=True, use_listings_cache=False)
+            named = kind._get_kwargs_from_urls(self.url)  # noqa: SLF001  (its one name for that, too)
+            made = fsspec.filesystem(self.protocol, skip_instance_cache=True, use_listings_cache=False, **named)
+            if self.protocol in _S3:
+                # It tries five times what boto has given up after five. Once more is for an answer that breaks off.
+                made.retries = _S3_TRIES
             return made, str(kind._strip_protocol(self.url)).rstrip("/")  # noqa: SLF001  (its one name for that)
         except Exception as error:  # noqa: BLE001  (file systems raise what they like)
             msg = f"the checkpoint {self.url} can not be opened ({type(error).__name__}: {censored(str(error))})"
@@ -106,14 +131,44 @@ class Address:
 
     def key(self) -> str:
         """Return a name for this store, which is the same whenever the same one is meant."""
-        names = (f"FSSPEC_{self.protocol.upper()}_ENDPOINT_URL", *_ENDPOINTS)
-        parts = [self.url, *[os.environ.get(name, "") for name in names]]
+        parts = [self.url]
+        for protocols, variables, options in _TELLING:
+            if self.protocol in protocols:
+                parts += [_without_keys(os.environ.get(name, "")) for name in variables]
+                parts += [_without_keys(_option(protocols, name)) for name in options]
         return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
     def folder(self) -> Path:
         """Return where this machine has what is in that store, unless somebody says otherwise."""
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         return Path(base) / "flowforge" / self.key()
+
+
+def _option(protocols: Iterable[str], name: str) -> str:
+    """Return what the environment or a file says of that option of fsspec; empty for nothing."""
+    for protocol in protocols:
+        given = os.environ.get(f"FSSPEC_{protocol.upper()}_{name.upper()}")
+        if given:
+            return given
+    try:
+        from fsspec.config import conf  # noqa: PLC0415  (an extra; who has none is told so later)
+    except ImportError:
+        return ""
+    for protocol in protocols:
+        options = conf.get(protocol, {})
+        nested = options.get("client_kwargs")
+        found = options.get(name) or (nested.get(name) if isinstance(nested, dict) else None)
+        if found:
+            return str(found)
+    return ""
+
+
+def _without_keys(text: str) -> str:
+    """Return what of *text* says which store it is, where that is a connection string; else all of it."""
+    if "=" not in text:
+        return text
+    parts = (part.partition("=") for part in text.split(";"))
+    return ";".join(sorted(f"{name}={value}" for name, _, value in parts if name.strip().lower() in _TELLING_PARTS))
 
 
 def _package_of(protocol: str) -> list[str]:

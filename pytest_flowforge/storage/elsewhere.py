@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_flowforge.errors import CheckpointError
 from pytest_flowforge.storage.addresses import Address
+from pytest_flowforge.storage.copies import Copy
+from pytest_flowforge.storage.downloads import Downloads
 from pytest_flowforge.storage.inventory import VERSION
-from pytest_flowforge.storage.mirror import Mirror
 from pytest_flowforge.storage.objects import Objects
-from pytest_flowforge.storage.places import Place
+from pytest_flowforge.storage.places import Place, check_run
+from pytest_flowforge.storage.uploads import Uploads
 from pytest_flowforge.storage.values import ResultStore
 
 if TYPE_CHECKING:
@@ -37,18 +39,17 @@ def put_elsewhere(url: str, run: str, value: Any, *, codecs: Sequence[Codec] | N
 
     ``codecs`` are tried in this order (by default JSON, then pickle); what is pickled is signed with the key of this
     machine, which is to be the same FLOWFORGE_KEY. The store has it when this returns. Raises
-    :class:`ResultUnstorable`, and :class:`CheckpointError` for a store that can not be used.
+    :class:`ResultUnstorable`, and :class:`CheckpointError` for what is no id of a run and for a store that can not be
+    used.
     """
+    check_run(run)
     objects = _objects(url)
     with _passing_place() as place:
-        # It is not there yet; what is no id of a run is refused.
-        with contextlib.suppress(FileNotFoundError):
-            place.folder_of(run)
         place.restore(run).close()
         # The power may go: what matters is what is in the store.
         with contextlib.closing(ResultStore(place, run, codecs=codecs, sync_large=False)) as store:
             ref = store.put(value)
-        Mirror(objects, place).push_result(run, ref.segment)
+        Uploads(Copy(objects, place)).push_result(run, ref.segment)
     return ref
 
 
@@ -59,7 +60,7 @@ def get_elsewhere(url: str, ref: ResultRef, *, codecs: Sequence[Codec] | None = 
     """
     objects = _objects(url)
     with _passing_place() as place:
-        place.fetch = Mirror(objects, place).fetch
+        place.fetch = Downloads(Copy(objects, place)).fetch
         with contextlib.closing(ResultStore(place, ref.run, codecs=codecs)) as store:
             return store.get(ref)
 

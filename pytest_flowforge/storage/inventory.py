@@ -16,19 +16,19 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_flowforge.storage.journal import JOURNAL
 from pytest_flowforge.storage.pieces import Piece, chain_of, end_of
+from pytest_flowforge.storage.places import BLOB, DURATIONS, RUN, SEGMENT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["DURATIONS", "VERSION", "File", "Inventory"]
+__all__ = ["VERSION", "File", "Inventory"]
 
 VERSION = "VERSION"
-DURATIONS = "durations.json"
 
-_RUN = re.compile(r"runs/(\d{8}-\d{6}-[0-9a-f]{4})/(.+)", re.ASCII)
-_OURS = re.compile(r"VERSION|durations\.json|lease/[^/]+|runs/.+", re.ASCII)
-_RESULT = re.compile(r"results/([0-9a-f]{32}\.bin)", re.ASCII)
-_GROWING = re.compile(r"(?:(journal\.jsonl)|results/([0-9a-f]{32}\.seg))/([^/]+)", re.ASCII)
+_RUN = re.compile(rf"runs/({RUN})/(.+)", re.ASCII)
+_OURS = re.compile(rf"{VERSION}|{re.escape(DURATIONS)}|lease/[^/]+|runs/.+", re.ASCII)
+_RESULT = re.compile(rf"results/({BLOB})", re.ASCII)
+_GROWING = re.compile(rf"(?:({re.escape(JOURNAL)})|results/({SEGMENT}))/([^/]+)", re.ASCII)
 
 
 class File(NamedTuple):

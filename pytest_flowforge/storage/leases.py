@@ -16,13 +16,15 @@ its own lease first, and why what it might still write in between harms nobody: 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
+import threading
 import time
 from typing import TYPE_CHECKING
 
-from pytest_flowforge.errors import CheckpointLocked, CheckpointUnreachable
+from pytest_flowforge.errors import CheckpointLocked, CheckpointUnreachable, LeaseLost
 from pytest_flowforge.storage.locks import Holder, numbering
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
     from pytest_flowforge.storage.objects import Objects
 
-__all__ = ["REFRESH", "STALE", "Lease", "LeaseLost", "live_runs"]
+__all__ = ["REFRESH", "STALE", "Lease", "live_runs"]
 
 #: Seconds between two writings of a lease, and until one that is not written is stale.
 REFRESH, STALE = 10.0, 60.0
@@ -44,10 +46,6 @@ _PAUSE = 1.0
 _FOLDER = "lease"
 
 
-class LeaseLost(CheckpointLocked):
-    """Another run may hold the store by now."""
-
-
 def _clock() -> float:
     """Return seconds that go on while the machine sleeps, where the system counts those."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
@@ -56,7 +54,7 @@ def _clock() -> float:
 class Lease:
     """The lease of *holder* (by default this process) for the store in *objects*.
 
-    ``run`` may be set once the run has an id.
+    ``run`` may be set once the run has an id. Threads may share it: one at a time writes it and asks for others.
     """
 
     def __init__(self, objects: Objects, holder: Holder | None = None, *, clock: Callable[[], float] = _clock) -> None:
@@ -65,7 +63,8 @@ class Lease:
         self._name = f"{_FOLDER}/{os.urandom(16).hex()}"
         self._holder = holder or Holder.here("")
         self.run = ""
-        #: When it was last known to be written; None when it is not held.
+        self._lock = threading.RLock()
+        #: When it was last written with nobody else there; None when it is not held.
         self._written: float | None = None
 
     def acquire(self, wait: float = 0.0) -> None:
@@ -75,15 +74,9 @@ class Lease:
         """
         until = time.monotonic() + wait
         while True:
-            self._write()
-            try:
-                other = self._other()
-            except BaseException:
-                self.release()
-                raise
+            other = self._try()
             if other is None:
                 return
-            self.release()
             left = until - time.monotonic()
             if left <= 0:
                 msg = (
@@ -94,42 +87,68 @@ class Lease:
             # Not in step with others that wait, too.
             time.sleep(min(left, _PAUSE * (0.5 + random.random())))  # noqa: S311  (no secret)
 
+    def _try(self) -> Holder | None:
+        """Take the store, or return who has it."""
+        with self._lock:
+            written = self._write()
+            try:
+                other = self._other()
+            except BaseException:
+                self.release()
+                raise
+            if other is None:
+                self._written = written
+            else:
+                self.release()
+            return other
+
     def refresh(self) -> None:
         """Say that it is still held; raise :class:`LeaseLost` when it is not, and :class:`CheckpointUnreachable`."""
-        before = self._written
-        self._write()
-        # Asked when it is written: that may have taken long.
-        if before is not None and self._clock() - before < _TRUSTED:
-            return
-        # Others may have found it stale in the meantime. Who wants it back does as everybody does.
-        try:
-            other = self._other()
-        except BaseException:
+        with self._lock:
+            before, written = self._written, self._write()
+            # Asked when it is written: that may have taken long.
+            if before is not None and self._clock() - before < _TRUSTED:
+                self._written = written
+                return
+            # Others may have found it stale in the meantime. Who wants it back does as everybody does, and does not
+            # have it before it was told so.
             self._written = None
-            raise
-        if other is not None:
-            self.release()
-            msg = f"another flowforge run ({other}) has taken over the checkpoint {self._objects.url}"
-            raise LeaseLost(msg)
+            other = self._other()
+            if other is not None:
+                self.release()
+                msg = (
+                    f"another flowforge run ({other}) has taken over the checkpoint {self._objects.url}, because this"
+                    " one was not heard of for a minute: let that one end first (--ff-wait), or use another one with"
+                    " --ff-checkpoint"
+                )
+                raise LeaseLost(msg)
+            self._written = written
+
+    def ensure(self) -> None:
+        """Raise what :meth:`refresh` does where another run may have taken the store."""
+        with self._lock:
+            if not self.is_held:
+                self.refresh()
 
     @property
     def is_held(self) -> bool:
         """Whether nobody else can have taken the store."""
-        return self._written is not None and self._clock() - self._written < _TRUSTED
+        written = self._written
+        return written is not None and self._clock() - written < _TRUSTED
 
     def release(self) -> None:
         """Let the next one in; where the store does not answer, it has to wait until this one is stale."""
-        self._written = None
-        try:
-            self._objects.delete([self._name])
-        except CheckpointUnreachable:
-            return
+        with self._lock:
+            self._written = None
+            with contextlib.suppress(CheckpointUnreachable):
+                self._objects.delete([self._name])
 
-    def _write(self) -> None:
-        before = self._clock()
+    def _write(self) -> float:
+        """Write it, and return when that began."""
+        began = self._clock()
         facts = {**json.loads(self._holder.facts()), "run": self.run, "numbering": numbering()}
         self._objects.put(self._name, json.dumps(facts).encode("ascii"))
-        self._written = before
+        return began
 
     def _other(self) -> Holder | None:
         """Return the holder of another lease that is live; None when there is none. Those that are not are deleted."""

@@ -41,6 +41,8 @@ class Objects:
         self._fs = fs
         self._root = root.rstrip("/")
         self.url = url
+        #: How often something was done: a store that goes on with it, however slowly, has not fallen silent.
+        self.steps = 0
         #: Not objects, but folders that have to be made.
         self._has_folders = "file" in _protocols(fs)
 
@@ -73,23 +75,18 @@ class Objects:
         """Return the content of a small object."""
         return self._asked("read", name, lambda: bytes(self._fs.cat_file(self._at(name))))
 
-    def chunks(self, name: str) -> Iterator[bytes]:
-        """Yield the content of an object, some of it at a time."""
-        offset = 0
-        while chunk := self._asked("read", name, partial(self._some, name, offset)):
+    def chunks(self, name: str, size: int) -> Iterator[bytes]:
+        """Yield the content of an object of *size* bytes, some of it at a time; all of it, or an error is raised."""
+        for start in range(0, size, BLOCK):
+            end = min(start + BLOCK, size)
+            chunk = self._asked("read", name, partial(self._some, name, start, end))
+            if len(chunk) != end - start:
+                early = EOFError(f"{len(chunk):,} bytes came of {end - start:,}")
+                raise self._failed("read", name, early)  # noqa: EM101  (no exception yet: the first part of one)
             yield chunk
-            offset += len(chunk)
-            if len(chunk) < BLOCK:
-                return
 
-    def _some(self, name: str, start: int) -> bytes:
-        try:
-            return bytes(self._fs.cat_file(self._at(name), start=start, end=start + BLOCK))
-        except Exception as error:
-            # Behind its end: stores that answer by the book say that there is no such range.
-            if start and "range" in f"{type(error).__name__} {error}".lower():
-                return b""
-            raise
+    def _some(self, name: str, start: int, end: int) -> bytes:
+        return bytes(self._fs.cat_file(self._at(name), start=start, end=end))
 
     def put(self, name: str, content: bytes) -> None:
         """Make *content* that of the object *name*."""
@@ -111,6 +108,7 @@ class Objects:
             try:
                 for chunk in chunks:
                     file.write(chunk)
+                    self.steps += 1
             except BaseException:
                 _abandon(file)
                 raise
@@ -149,12 +147,14 @@ class Objects:
 
     def _asked(self, what: str, name: str, ask: Callable[[], _T]) -> _T:
         try:
-            return ask()
+            found = ask()
         except (FileNotFoundError, CheckpointUnreachable):
             raise
         except Exception as error:  # noqa: BLE001  (file systems raise what they like)
             # Without the cause: its text, and that of its causes, may hold secrets.
             raise self._failed(what, name, error) from None
+        self.steps += 1
+        return found
 
     def _failed(self, what: str, name: str, error: Exception) -> CheckpointUnreachable:
         return CheckpointUnreachable(

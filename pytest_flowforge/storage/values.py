@@ -8,7 +8,6 @@ before they are.
 from __future__ import annotations
 
 import hashlib
-import re
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +35,7 @@ from pytest_flowforge.storage.blobs import (
 from pytest_flowforge.storage.codec import Codec, JsonCodec, PickleCodec
 from pytest_flowforge.storage.files import Files, persist, unwritable
 from pytest_flowforge.storage.keys import Key
+from pytest_flowforge.storage.places import is_result_file
 from pytest_flowforge.storage.segments import Segment, SegmentReader
 
 if TYPE_CHECKING:
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 __all__ = ["ResultStore"]
 
 _MARK = 32
-_SEGMENT = re.compile(r"[0-9a-f]{32}\.(?:seg|bin)", re.ASCII)
 
 #: How many small results are known to have been stored.
 _REMEMBERED = 10_000
@@ -359,7 +358,7 @@ class ResultStore:
 
     def _open(self, ref: ResultRef) -> int:
         """Return a descriptor of the file that holds the result."""
-        if not _SEGMENT.fullmatch(ref.segment):
+        if not is_result_file(ref.segment):
             msg = f"{ref.segment!r:.100} is no name of a file with results: its task has to run again"
             raise ResultDamaged(msg)
         try:

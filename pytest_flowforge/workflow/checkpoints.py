@@ -21,6 +21,7 @@ from pytest_flowforge.core.records import Recorder, ResultRef, RunHeader
 from pytest_flowforge.core.resume import Decision, Question, decide
 from pytest_flowforge.errors import CheckpointError, CheckpointUnwritable
 from pytest_flowforge.keeping import Archive, Keeper, Settings
+from pytest_flowforge.run_log import LOGGER
 from pytest_flowforge.storage.addresses import Address, is_address
 from pytest_flowforge.wording import quoted
 
@@ -252,6 +253,7 @@ _WORDS_OF_CODE = {
     "--ff-resume": "resume=True",
     "--ff-run": "resume='ID'",
     "--ff-history": "Checkpoint.history()",
+    " (ini flowforge_send_farewell)": "",
 }
 
 
@@ -275,10 +277,15 @@ class OnDisk(Keeping):
 
     def __init__(self, checkpoint: Checkpoint, tell: Callable[[str], None], run: str = "") -> None:
         with _in_words_of_code():
-            self._keeper = Keeper(checkpoint.settings, lambda sentence: tell(_in_code(sentence)))
+            self._keeper = Keeper(
+                checkpoint.settings, lambda sentence: tell(_in_code(sentence)), on_slow_end=self._say_at_once
+            )
         self._chosen = run
         self._fingerprints: dict[TaskId, Fingerprint] = {}
         self._prints: _Prints | None = None
+
+    def _say_at_once(self, words: str) -> None:
+        LOGGER.warning("%s", words, extra={"run": self.run, "task": "", "attempt": 0})
 
     @property
     def run(self) -> str:

@@ -377,9 +377,7 @@ def test_ctrl_c_ends_the_sending_and_nothing_else(
     # From here on it does not answer.
     server.process.send_signal(signal.SIGSTOP)
     make_ready(pytester)
-    (journal,) = pytester.path.glob(".pytest_cache/flowforge-remote/*/runs/*/journal.jsonl")
-    wait_until(lambda: '"ev":"run_finished"' in journal.read_text(encoding="ascii"))
-    time.sleep(0.5)
+    wait_until(lambda: f"flowforge: sending to {bucket.url} ... (Ctrl-C leaves the rest for the next" in run.output)
     run.kill(signal.SIGINT)
     assert run.end(20) == 0
     assert "sending was interrupted: what the store does not have yet is in " in run.output
@@ -389,6 +387,86 @@ def test_ctrl_c_ends_the_sending_and_nothing_else(
     assert again.ret == 0
     assert len({name.split("/")[1] for name in bucket.names("runs")}) == 2
     server.close()
+
+
+def test_a_store_that_falls_silent_holds_nobody_up_for_long(
+    begin: Begin,
+    log: Callable[[], list[str]],
+    pytester: pytest.Pytester,
+    monkeypatch: pytest.MonkeyPatch,
+    processes: Processes,  # noqa: ARG001 - none may be left
+) -> None:
+    pytester.makeini("[pytest]\nflowforge_send_farewell = 4")
+    server = S3Server()
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    bucket = server.bucket()
+    pytester.makepyfile(flow_it=SLOW)
+    run = begin(f"--ff-checkpoint={bucket.url}")
+    lines: list[str] = []
+    wait_until(lambda: "step 30" in gathered(lines, log))
+    server.process.send_signal(signal.SIGSTOP)
+    begun = time.monotonic()
+    make_ready(pytester)
+    assert run.end(60) == 0
+    assert time.monotonic() - begun < 20 * SLOWER
+    # Before the summary: while it is waited for.
+    said, _, summary = run.output.partition(f"flowforge: sending to {bucket.url} ... (Ctrl-C leaves the rest for the ")
+    assert "40 passed" not in said
+    assert "40 passed" in summary
+    (line,) = [line for line in summary.splitlines() if line.startswith("the last ")]
+    assert f", and not in {bucket.url}: it has not answered for 4 s " in line
+    assert line.endswith("The next run of this machine with the same --ff-checkpoint sends them")
+    server.close()
+
+
+#: The store answers when it is opened, and no more when something is to be written or deleted.
+GOES_AWAY = """
+    from pytest_flowforge import keeping
+    from pytest_flowforge.errors import CheckpointUnreachable
+    from pytest_flowforge.storage.locks import Holder
+    from pytest_flowforge.storage.objects import Objects
+    from pytest_flowforge.storage.places import Place
+    from pytest_flowforge.storage.sender import Sender
+
+    def fail(*_):
+        raise CheckpointUnreachable("cannot write there: the wire was cut")
+
+    def sending(address, path, interval):
+        sender = Sender(Objects.at(address), Place.open(path), Holder.here(""), interval)
+        sender._mirror.copy.objects = Objects.at(address)
+        sender._mirror.up._send = sender._mirror.copy.objects.delete = fail
+        return sender
+
+    keeping.sending = sending
+"""
+
+
+def test_what_has_not_reached_the_store_is_not_said_to_be_done(
+    flow: Flow, log: Callable[[], list[str]], pytester: pytest.Pytester, tmp_path: Path
+) -> None:
+    url = f"file://{tmp_path}/store"
+    make_ready(pytester)
+    flow(FLOW, f"--ff-checkpoint={url}")
+    log()
+    (run,) = (path.name for path in (tmp_path / "store" / "runs").iterdir())
+    (there,) = (tmp_path / "store" / "runs" / run / "journal.jsonl").iterdir()
+    pytester.makeconftest(GOES_AWAY)
+    for errand in (f"--ff-rollback={run}", "--ff-repair", "--ff-clear"):
+        if errand == "--ff-repair":
+            # It was damaged there, and comes here as it is.
+            there.write_bytes(there.read_bytes().replace(b'"ev":"task_finished"', b'X"ev":"task_finished', 1))
+            shutil.rmtree(pytester.path / ".pytest_cache")
+        result = flow({}, f"--ff-checkpoint={url}", errand, flowforge=False)
+        assert result.ret == 3, errand
+        result.stderr.fnmatch_lines(
+            ["*cannot write there: the wire was cut*", f"this was not done in {url}, or not all of it: try again *"]
+        )
+        assert result.stdout.str() == "", errand
+    pytester.path.joinpath("conftest.py").unlink()
+    cleared = flow({}, f"--ff-checkpoint={url}", "--ff-clear", flowforge=False)
+    assert cleared.ret == 0
+    assert list((tmp_path / "store").glob("runs/*/journal.jsonl/*")) == []
 
 
 def test_clear_rollback_and_repair_reach_the_store(
@@ -429,6 +507,28 @@ def test_clear_rollback_and_repair_reach_the_store(
     none.stdout.fnmatch_lines([f"no runs are kept in {bucket.url}"])
 
 
+def test_runs_of_one_store_go_to_no_other_unless_somebody_says_so(
+    flow: Flow, log: Callable[[], list[str]], pytester: pytest.Pytester, tmp_path: Path
+) -> None:
+    url = f"file://{tmp_path}/store"
+    make_ready(pytester)
+    flow(FLOW, f"--ff-checkpoint={url}")
+    log()
+    (tmp_path / "store").rename(tmp_path / "moved")
+    refused = flow({}, f"--ff-checkpoint={url}", "--ff-resume")
+    assert refused.ret == 4
+    which = f"belongs to store *, which was at {url}, and not to {url}, where there is no checkpoint"
+    way_out = "name the account and the endpoint *, 'pytest --ff-repair' with this --ff-checkpoint *"
+    refused.stderr.fnmatch_lines([f"ERROR: what is in *flowforge-remote* {which}: {way_out}"])
+    assert not (tmp_path / "store" / "VERSION").exists()
+    repaired = flow({}, f"--ff-checkpoint={url}", "--ff-repair", flowforge=False)
+    assert repaired.ret == 0
+    repaired.stdout.fnmatch_lines([f"what is in * belonged to store *; all of it goes to {url} now, which is store *"])
+    shutil.rmtree(pytester.path / ".pytest_cache")
+    assert flow({}, f"--ff-checkpoint={url}", "--ff-resume").ret == 0
+    assert log() == []
+
+
 def test_old_runs_go_there_as_well(flow: Flow, bucket: Bucket, pytester: pytest.Pytester) -> None:
     pytester.makeini("[pytest]\nflowforge_keep_runs = 2")
     source = "def flow_a(): return 1"
@@ -461,16 +561,17 @@ def test_what_is_not_installed_is_said_with_the_command_that_installs_it(flow: F
     result = flow("def flow_a(): ...", "--ff-checkpoint=nosuch://bucket/prefix")
     assert result.ret == 4
     result.stderr.fnmatch_lines(
-        ["ERROR: the checkpoint nosuch://bucket/prefix can not be used: fsspec knows no nosuch://"]
+        ["ERROR: nosuch://bucket/prefix can not be the URL of a checkpoint: nosuch:// is not supported; *"]
     )
 
 
+@pytest.mark.parametrize("ini", ["flowforge_send_interval", "flowforge_send_farewell"])
 @pytest.mark.parametrize("text", ["0", "-1", "often", "inf"])
-def test_an_interval_that_is_none(flow: Flow, pytester: pytest.Pytester, text: str) -> None:
-    pytester.makeini(f"[pytest]\nflowforge_send_interval = {text}")
+def test_seconds_that_are_none(flow: Flow, pytester: pytest.Pytester, ini: str, text: str) -> None:
+    pytester.makeini(f"[pytest]\n{ini} = {text}")
     result = flow("def flow_a(): ...")
     assert result.ret == 4
-    result.stderr.fnmatch_lines([f"ERROR: ini flowforge_send_interval: '{text}' is no number of seconds; *"])
+    result.stderr.fnmatch_lines([f"ERROR: ini {ini}: '{text}' is no number of seconds; *"])
 
 
 def test_a_folder_by_its_url(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from pytest_flowforge.errors import CheckpointError
 from pytest_flowforge.storage.addresses import Address, censored, is_address
@@ -66,6 +68,79 @@ def test_stores_of_one_name_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> N
     assert Address.of("s3://bucket/y").key() != one
     monkeypatch.setenv("FSSPEC_S3_ENDPOINT_URL", "http://localhost:9000")
     assert Address.of("s3://bucket/x").key() != one
+
+
+AZURE = "DefaultEndpointsProtocol=https;AccountName={};AccountKey={};EndpointSuffix=core.windows.net"
+
+
+@pytest.mark.parametrize(
+    ("url", "name", "one", "other"),
+    [
+        ("az://runs/x", "AZURE_STORAGE_ACCOUNT_NAME", "mine", "yours"),
+        ("abfs://runs/x", "FSSPEC_ABFS_ACCOUNT_NAME", "mine", "yours"),
+        ("abfss://runs/x", "AZURE_STORAGE_CONNECTION_STRING", AZURE.format("mine", "k"), AZURE.format("yours", "k")),
+        ("az://runs/x", "FSSPEC_AZ_CONNECTION_STRING", AZURE.format("mine", "k"), AZURE.format("yours", "k")),
+        ("gs://runs/x", "STORAGE_EMULATOR_HOST", "http://a", "http://b"),
+        ("gcs://runs/x", "FSSPEC_GCS_ENDPOINT_URL", "http://a", "http://b"),
+        ("s3a://runs/x", "AWS_ENDPOINT_URL_S3", "http://a", "http://b"),
+    ],
+)
+def test_accounts_and_endpoints_are_told_apart(
+    monkeypatch: pytest.MonkeyPatch, url: str, name: str, one: str, other: str
+) -> None:
+    keys = {Address.of(url).key()}
+    for value in (one, other, one):
+        monkeypatch.setenv(name, value)
+        keys.add(Address.of(url).key())
+    assert len(keys) == 3
+
+
+def test_a_new_key_of_the_same_account_is_the_same_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = set()
+    for secret in ("first==", "second=="):
+        monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", AZURE.format("mine", secret))
+        keys.add(Address.of("az://runs/x").key())
+    assert len(keys) == 1
+
+
+def test_the_configuration_of_fsspec_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = Address.of("s3://runs/x").key()
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"client_kwargs": {"endpoint_url": "http://a"}})
+    assert Address.of("s3://runs/x").key() != before
+    # Variables are texts, whatever they are for.
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"client_kwargs": '{"endpoint_url": "http://a"}'})
+    assert Address.of("s3://runs/x").key()
+    monkeypatch.setitem(fsspec.config.conf, "abfs", {"account_name": "mine"})
+    before = Address.of("abfs://runs/x").key()
+    monkeypatch.setitem(fsspec.config.conf, "abfs", {"account_name": "yours"})
+    assert Address.of("abfs://runs/x").key() != before
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://host/x", "webhdfs://host:9870/x", "sftp://host/x", "https://host/x", "nosuch://x", "local:///x"]
+)
+def test_what_was_never_tried_is_refused_by_name(url: str) -> None:
+    protocol = url.partition(":")[0]
+    with pytest.raises(CheckpointError, match=rf"^{url} can .*: {protocol}:// is not supported; use a folder, or one"):
+        Address.of(url)
+
+
+def test_tries_of_s3fs_do_not_multiply_those_of_boto() -> None:
+    pytest.importorskip("s3fs")
+    fs, root = Address.of("s3://bucket/x").file_system()
+    assert root == "bucket/x"
+    assert fs.retries == 2
+    # What tasks have of their own is left alone.
+    assert type(fs).retries > 2
+
+
+def test_what_the_url_says_besides_is_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of Azure says the account."""
+    monkeypatch.setattr(
+        MemoryFileSystem, "_get_kwargs_from_urls", staticmethod(lambda url: {"account_name": url.partition("@")[2]})
+    )
+    fs, _ = Address.of("memory://x/container@account").file_system()
+    assert fs.storage_options["account_name"] == "account"
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def keep(tmp_path: Path) -> Keep:
     with closing(Place.open(tmp_path / "here")) as place:
         run = place.new_run(time.time())
         place.journal(run).close()
-        Mirror(Objects.at(Address.of(url)), place).open(create=True)
+        Mirror(Objects.at(Address.of(url)), place).copy.open(create=True)
     return Keep.of(tmp_path / "here", url, run, _CODECS, durable=True)
 
 

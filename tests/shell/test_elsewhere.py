@@ -14,11 +14,19 @@ from pytest_flowforge import Checkpoint, Workflow
 from pytest_flowforge.core.messages import RunBegan, RunEnded
 from pytest_flowforge.core.model import TaskId
 from pytest_flowforge.core.records import RunHeader
-from pytest_flowforge.errors import CheckpointError, CheckpointLocked, ResultMissing, ResultRefused, ResultUnstorable
+from pytest_flowforge.errors import (
+    CheckpointError,
+    CheckpointLocked,
+    CheckpointUnwritable,
+    ResultMissing,
+    ResultRefused,
+    ResultUnstorable,
+)
 from pytest_flowforge.keeping import Keeper, Settings
 from pytest_flowforge.storage.addresses import Address
 from pytest_flowforge.storage.codec import JsonCodec
 from pytest_flowforge.storage.elsewhere import get_elsewhere, put_elsewhere
+from pytest_flowforge.storage.syncing import GroupCommit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,6 +75,9 @@ def test_what_can_not_be_stored_or_loaded_is_said(monkeypatch: pytest.MonkeyPatc
         get_elsewhere(f"{URL}-other", ref)
     with pytest.raises(CheckpointError, match="no id of a run"):
         put_elsewhere(URL, "../x", 1)
+    # Before anything else is looked at.
+    with pytest.raises(CheckpointError, match="no id of a run"):
+        put_elsewhere("nosuch://x", "../x", 1)
 
 
 def keeper_at(path: Path, **options: Any) -> Keeper:
@@ -99,6 +110,22 @@ def test_one_at_a_time_in_one_process_as_well(tmp_path: Path) -> None:
     with contextlib.closing(keeper_at(tmp_path / "here")), pytest.raises(CheckpointLocked, match="uses the checkpoint"):
         keeper_at(tmp_path / "there")
     keeper_at(tmp_path / "there").close()
+
+
+def test_a_keeper_whose_disk_is_broken_lets_go_of_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keeper = keeper_at(tmp_path / "here")
+    keeper.begin(1_800_000_000.0, RunHeader("", {}))
+
+    def fail(_: object) -> None:
+        msg = "the disk is full"
+        raise CheckpointUnwritable(msg)
+
+    monkeypatch.setattr(GroupCommit, "close", fail)
+    keeper.close()
+    assert str(keeper.broken) == "the disk is full"
+    monkeypatch.undo()
+    keeper_at(tmp_path / "there").close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("flowforge-")]
 
 
 def workflow() -> Workflow:

@@ -8,13 +8,14 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_flowforge.errors import CheckpointLocked, CheckpointUnreachable
-from pytest_flowforge.storage.leases import REFRESH, STALE, Lease, LeaseLost
+from pytest_flowforge.errors import CheckpointLocked, CheckpointUnreachable, LeaseLost
+from pytest_flowforge.storage.leases import REFRESH, STALE, Lease
 from pytest_flowforge.storage.locks import Holder, numbering
 from tests.shell.stores import ROOT, FakeStore
 
@@ -229,6 +230,48 @@ def test_one_whose_writing_took_a_minute_looks_whether_another_has_it(store: Fak
         slow.refresh()
     assert other.is_held
     assert not slow.is_held
+
+
+def test_who_asks_whether_another_has_it_does_not_have_it_yet(store: FakeStore) -> None:
+    lease = lease_of(store)
+    seen: list[tuple[str, bool]] = []
+    store.before = lambda name: seen.append((name, lease.is_held))
+    lease.acquire()
+    store.now += STALE + 2
+    lease.refresh()
+    assert seen == [("pipe_file", False), ("find", False)] * 2
+    assert lease.is_held
+
+
+def test_threads_that_share_it_ask_one_after_the_other(store: FakeStore) -> None:
+    lease = lease_of(store)
+    lease.acquire()
+    store.now += STALE + 2
+    asked: list[int] = []
+
+    def note(_: str) -> None:
+        asked.append(threading.get_ident())
+        time.sleep(0.02)
+
+    store.before = note
+    threads = [threading.Thread(target=lease.ensure), threading.Thread(target=lease.refresh)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert lease.is_held
+    turns = [who for who, _ in itertools.groupby(asked)]
+    assert len(turns) == len(set(turns))
+
+
+def test_whose_lease_is_lost_is_told_the_way_out(store: FakeStore) -> None:
+    sleeper = lease_of(store)
+    sleeper.acquire()
+    store.now += STALE + 2
+    lease_of(store).acquire()
+    way_out = r"was not heard of for a minute: let that one end first \(--ff-wait\), or use another one with --ff-ch"
+    with pytest.raises(LeaseLost, match=way_out):
+        sleeper.ensure()
 
 
 def test_a_store_that_is_away_for_long_is_noticed(store: FakeStore) -> None:

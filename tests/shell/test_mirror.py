@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import shutil
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -20,15 +21,16 @@ from pytest_flowforge.errors import (
     CheckpointVersion,
     ResultMissing,
 )
-from pytest_flowforge.storage import mirror as mirrors
+from pytest_flowforge.storage import copies, uploads
 from pytest_flowforge.storage import objects as objects_module
+from pytest_flowforge.storage import sender as sender_module
 from pytest_flowforge.storage.files import Files
 from pytest_flowforge.storage.keys import Key
 from pytest_flowforge.storage.leases import STALE, Lease
 from pytest_flowforge.storage.locks import Holder
 from pytest_flowforge.storage.mirror import Mirror
 from pytest_flowforge.storage.places import Place
-from pytest_flowforge.storage.sending import Sender
+from pytest_flowforge.storage.sender import Sender
 from pytest_flowforge.storage.values import ResultStore
 from tests.shell.stores import ROOT, FakeStore
 
@@ -59,7 +61,7 @@ class Machine:
         self.values: list[Any] = []
 
     def open(self, **options: Any) -> list[str]:
-        self.mirror.open(create=True)
+        self.mirror.copy.open(create=True)
         return self.mirror.pull(**{"owns": True, **options})
 
     def write(self, *values: Any, run: str = "", torn: bytes = b"") -> Iterator[str]:
@@ -67,7 +69,7 @@ class Machine:
         run = run or self.place.new_run(1_800_000_000.0)
         journal = self.place.journal(run)
         results = ResultStore(self.place, run)
-        self.mirror.begin(run)
+        self.mirror.up.begin(run)
         try:
             for number, value in enumerate(values):
                 ref = results.put(value)
@@ -115,10 +117,10 @@ def test_another_machine_sees_all_of_it(store: FakeStore, machines: Any) -> None
     here, there = machines("here"), machines("there")
     here.open()
     here.write_all(*VALUES)
-    here.mirror.push()
+    here.mirror.up.push()
     there.open()
     assert there.loaded() == VALUES
-    assert here.mirror.unsent() == 0
+    assert here.mirror.up.unsent() == 0
     # And what it read is there now: nothing is asked any more.
     before = len(store.calls)
     assert there.loaded() == VALUES
@@ -129,7 +131,7 @@ def test_results_come_when_they_are_read(store: FakeStore, machines: Any) -> Non
     here, there = machines("here"), machines("there")
     here.open()
     run = here.write_all(*VALUES)
-    here.mirror.push()
+    here.mirror.up.push()
     there.open()
     with there.place.results(run) as results:
         assert results.names() == []
@@ -148,8 +150,8 @@ def test_whatever_fails_the_store_holds_the_first_part(
 
     With *late* the call has done its work, and only the answer is lost.
     """
-    monkeypatch.setattr(mirrors, "BLOCK", 1 << 20)
-    monkeypatch.setattr(objects_module, "BLOCK", 1 << 20)
+    for module in (copies, objects_module, uploads):
+        monkeypatch.setattr(module, "BLOCK", 1 << 20)
     values = [*range(10), LARGE, *range(10, 20)]
     seen = set()
     for fail_at in itertools.count():
@@ -159,7 +161,7 @@ def test_whatever_fails_the_store_holds_the_first_part(
         with contextlib.suppress(CheckpointUnreachable):
             here.open()
             for _ in here.write(*values, torn=b'{"s":20,"p"'):
-                here.mirror.push()
+                here.mirror.up.push()
         if len(store.calls) <= fail_at:
             assert fail_at > 40
             break
@@ -167,7 +169,7 @@ def test_whatever_fails_the_store_holds_the_first_part(
         store.fail_at = -1
         there = Machine(tmp_path / f"there-{fail_at}", store)
         with contextlib.suppress(FileNotFoundError):
-            there.mirror.open(create=False)
+            there.mirror.copy.open(create=False)
             there.mirror.pull(owns=False)
         found = there.loaded()
         assert found == here.values[: len(found)]
@@ -175,8 +177,8 @@ def test_whatever_fails_the_store_holds_the_first_part(
         # The next run on the same machine.
         again = Machine(tmp_path / f"here-{fail_at}", store)
         again.open()
-        again.mirror.push()
-        assert again.mirror.unsent() == 0
+        again.mirror.up.push()
+        assert again.mirror.up.unsent() == 0
         there.open()
         assert there.loaded() == here.values
         for machine in (here, there, again):
@@ -190,8 +192,8 @@ def test_a_store_that_is_away_for_a_while_gets_all_of_it(store: FakeStore, machi
     for number, _ in enumerate(here.write(*range(30))):
         store.fail_at, store.stay = (len(store.calls), True) if 5 <= number < 20 else (-1, False)
         with contextlib.suppress(CheckpointUnreachable):
-            here.mirror.push()
-        assert here.mirror.unsent() == (number - 4 if 5 <= number < 20 else 0)
+            here.mirror.up.push()
+        assert here.mirror.up.unsent() == (number - 4 if 5 <= number < 20 else 0)
     there.open()
     assert there.loaded() == list(range(30))
 
@@ -200,7 +202,7 @@ def test_pieces_are_merged(store: FakeStore, machines: Any) -> None:
     here = machines("here")
     here.open()
     for _ in here.write(*range(200)):
-        here.mirror.push()
+        here.mirror.up.push()
     assert len(store.names()) < 40
     (journal,) = (here.place.path / "runs").glob("*/journal.jsonl")
     assert store.sent < 4 * (journal.stat().st_size + 10_000)
@@ -211,7 +213,7 @@ def test_a_record_that_is_not_whole_is_not_sent(machines: Any) -> None:
     here.open()
     for _ in here.write(1, 2, torn=b'{"s":2,"p":"'):
         pass
-    here.mirror.push()
+    here.mirror.up.push()
     there.open()
     (run,) = there.place.runs()
     assert there.place.read(run).torn_bytes == 0
@@ -223,7 +225,7 @@ def test_who_reads_while_pieces_are_merged_reads_anew(store: FakeStore, machines
     here.open()
     writing = here.write(*range(60))
     for _ in itertools.islice(writing, 7):
-        here.mirror.push()
+        here.mirror.up.push()
     reads = 0
 
     def merge(name: str) -> None:
@@ -232,7 +234,7 @@ def test_who_reads_while_pieces_are_merged_reads_anew(store: FakeStore, machines
         if reads == 4:
             reads += 1
             next(writing)
-            here.mirror.push()
+            here.mirror.up.push()
 
     store.before = merge
     there.open()
@@ -250,7 +252,7 @@ def test_two_machines_in_turns(machines: Any) -> None:
         assert machine.loaded() == values
         machine.write_all(number, {number})
         values += [number, {number}]
-        machine.mirror.push()
+        machine.mirror.up.push()
 
 
 def test_what_was_deleted_there_is_deleted_here(machines: Any) -> None:
@@ -258,10 +260,10 @@ def test_what_was_deleted_there_is_deleted_here(machines: Any) -> None:
     here.open()
     first = here.write_all(1)
     second = here.write_all(2)
-    here.mirror.push()
+    here.mirror.up.push()
     there.open()
     there.place.forget(first, results=True)
-    there.mirror.prune([first])
+    there.mirror.up.prune([first])
     # Who only reads deletes nothing.
     here.open(owns=False)
     assert here.place.runs() == [first, second]
@@ -269,7 +271,7 @@ def test_what_was_deleted_there_is_deleted_here(machines: Any) -> None:
     assert here.place.runs() == [second]
     assert here.loaded() == [2]
     there.place.clear()
-    there.mirror.prune([second])
+    there.mirror.up.prune([second])
     here.open()
     assert here.place.ids() == []
 
@@ -281,28 +283,28 @@ def test_a_folder_that_is_deleted_during_the_run_takes_nothing_along(
     before, here, there = machines("before"), machines("here"), machines("there")
     before.open()
     before.write_all("before", LARGE)
-    before.mirror.push()
+    before.mirror.up.push()
     here.open()
     # Another process: it has opened the same folder by itself.
     place = Place.open(tmp_path / "here")
     run = place.new_run(1_900_000_000.0)
     results = ResultStore(place, run)
     journal = place.journal(run)
-    here.mirror.begin(run)
+    here.mirror.up.begin(run)
     for number in range(6):
         ref = results.put(number)
         facts = [ref.run, ref.segment, ref.offset, ref.length, ref.sha256, ref.codec]
         journal.append({"t": float(number), "ev": "stored", "run": run, "ref": facts})
         if number == 3:
             shutil.rmtree(tmp_path / "here")
-            here.mirror.push()
+            here.mirror.up.push()
             results.sync()
             journal.sync()
-        here.mirror.push()
+        here.mirror.up.push()
     journal.close()
     results.close()
-    assert here.mirror.unsent() == 0
-    here.mirror.prune([])
+    assert here.mirror.up.unsent() == 0
+    here.mirror.up.prune([])
     place.close()
     there.open()
     assert there.loaded() == ["before", LARGE, *range(6)]
@@ -315,22 +317,45 @@ def test_what_was_never_there_is_not_deleted(machines: Any) -> None:
     here.write_all(1)
     there.open()
     there.write_all(2)
-    there.mirror.push()
+    there.mirror.up.push()
     here.open()
     assert sorted(here.loaded()) == [1, 2]
-    here.mirror.push()
+    here.mirror.up.push()
     there.open()
     assert sorted(there.loaded()) == [1, 2]
 
 
-def test_another_store_of_this_name_gets_what_is_here(store: FakeStore, machines: Any) -> None:
+@pytest.mark.parametrize("emptied", [True, False])
+def test_another_store_gets_what_is_here_when_somebody_says_so(
+    store: FakeStore,
+    machines: Any,
+    emptied: bool,  # noqa: FBT001
+) -> None:
     here, there = machines("here"), machines("there")
     here.open()
+    first = here.mirror.copy.identity.decode()
     here.write_all(*VALUES)
-    here.mirror.push()
-    store.content.clear()
+    here.mirror.up.push()
     here.open()
-    here.mirror.push()
+    store.content.clear()
+    if not emptied:
+        there.open()
+    before = dict(store.content)
+    which = "where there is no checkpoint" if emptied else f"which is store {there.mirror.copy.identity.decode()}"
+    said = (
+        rf"{here.place.path} belongs to store {first}, which was at fake://{ROOT}, and not to fake://{ROOT}, {which}: "
+    )
+    for create in (True, False) if not emptied else (True,):
+        with pytest.raises(CheckpointUnsafe, match=said):
+            here.mirror.copy.open(create=create)
+    assert store.content == before
+    (told,) = here.mirror.copy.open(create=True, settles=True)
+    assert told.startswith(
+        f"what is in {here.place.path} belonged to store {first}, which was at fake://{ROOT}; all of"
+    )
+    here.mirror.pull(owns=True)
+    here.mirror.up.push()
+    assert here.open() == []
     there.open()
     assert there.loaded() == VALUES
 
@@ -342,19 +367,19 @@ def test_journals_go_before_their_results_and_results_that_are_needed_stay(store
     run = here.place.new_run(1_800_000_100.0)
     with contextlib.closing(here.place.journal(run)) as journal:
         journal.append({"t": 1.0, "ev": "run_started", "run": run, "uses": [first]})
-    here.mirror.begin(run)
-    here.mirror.push()
+    here.mirror.up.begin(run)
+    here.mirror.up.push()
     here.place.forget(first, results=False)
-    here.mirror.prune([first])
+    here.mirror.up.prune([first])
     assert not [name for name in store.names(f"runs/{first}/") if "journal" in name]
     assert len(store.names(f"runs/{first}/results/")) == 2
     here.place.clear()
     store.deleted.clear()
     second = here.write_all(LARGE)
-    here.mirror.push()
+    here.mirror.up.push()
     gone = here.place.ids()
     here.place.clear()
-    here.mirror.prune(gone)
+    here.mirror.up.prune(gone)
     assert store.names("runs") == []
     ours = [name for name in store.deleted if second in name]
     assert len(ours) == 2
@@ -365,7 +390,7 @@ def test_a_journal_that_is_another_one_is_damage_until_it_is_settled(store: Fake
     here, there = machines("here"), machines("there")
     here.open()
     run = here.write_all(1, 2, 3)
-    here.mirror.push()
+    here.mirror.up.push()
     path = here.place.path / "runs" / run / "journal.jsonl"
     content = path.read_bytes()
     path.write_bytes(content.replace(b'"t":1.0', b'"t":7.0'))
@@ -385,7 +410,7 @@ def test_a_journal_that_is_another_one_is_damage_until_it_is_settled(store: Fake
     store.content[f"{ROOT}/{name[:-1]}{'0' if name[-1] != '0' else '1'}"] = store.content.pop(f"{ROOT}/{name}")
     (said,) = here.open(settles=True)
     assert "the one of this machine is kept" in said
-    here.mirror.push()
+    here.mirror.up.push()
     third = machines("third")
     third.open()
     assert third.loaded() == [1, 2, 3]
@@ -397,9 +422,9 @@ def test_a_repaired_journal_is_repaired_there(machines: Any) -> None:
     run = here.write_all(*range(10))
     path = here.place.path / "runs" / run / "journal.jsonl"
     path.write_bytes(path.read_bytes().replace(b'"t":4.0', b'"t":7.0'))
-    here.mirror.push()
+    here.mirror.up.push()
     here.place.repair(run)
-    here.mirror.replace_journal(run)
+    here.mirror.up.replace_journal(run)
     assert here.open() == []
     there.open()
     assert there.loaded() == list(range(4))
@@ -409,12 +434,40 @@ def test_damaged_results_are_found(store: FakeStore, machines: Any) -> None:
     here, there = machines("here"), machines("there")
     here.open()
     here.write_all(LARGE)
-    here.mirror.push()
+    here.mirror.up.push()
     (name,) = [name for name in store.names() if name.endswith(".bin")]
     store.content[f"{ROOT}/{name}"] = store.content[f"{ROOT}/{name}"].replace(b"xx", b"xy", 1)
     there.open()
     with pytest.raises(Exception, match="is damaged: its task has to run again"):
         there.loaded()
+
+
+@pytest.mark.parametrize("second", [None, b"", b"x"], ids=["fails", "ends", "short"])
+def test_a_large_result_of_which_not_all_comes_is_none(store: FakeStore, machines: Any, second: bytes | None) -> None:
+    here, there = machines("here"), machines("there")
+    here.open()
+    run = here.write_all("x" * (20 << 20))
+    here.mirror.up.push()
+    there.open()
+    real, reads = store.cat_file, 0
+
+    def cat_file(path: str, start: int | None = None, end: int | None = None) -> bytes:
+        nonlocal reads
+        reads += path.endswith(".bin")
+        if reads != 2:
+            return real(path, start, end)
+        if second is None:
+            msg = "Could not connect to the endpoint URL: https://orange-bucket/"
+            raise ConnectionError(msg)
+        return second
+
+    store.cat_file = cat_file  # type: ignore[method-assign]
+    with pytest.raises(ResultMissing, match=r"can not be fetched: cannot read fake://.*\.bin \((Conn|EOF)"):
+        there.loaded()
+    with there.place.results(run) as results:
+        assert results.names() == []
+    # What came before is not taken for all of it: it is asked for anew.
+    assert there.loaded() == here.values
 
 
 @pytest.mark.parametrize("size", [1, 8 << 20, 80 << 30, 10**12])
@@ -441,13 +494,13 @@ def test_what_is_no_checkpoint_is_left_alone(store: FakeStore, machines: Any) ->
     here = machines("here")
     store.content[f"{ROOT}/photos/me.jpg"] = b"x"
     with pytest.raises(CheckpointUnsafe, match=r"holds other things \(photos/me.jpg\): choose another prefix"):
-        here.mirror.check()
+        here.mirror.copy.check()
     store.content[f"{ROOT}/VERSION"] = b"2 0123456789abcdef\n"
     with pytest.raises(CheckpointVersion, match="was written in format 2"):
-        here.mirror.check()
+        here.mirror.copy.check()
     store.content[f"{ROOT}/VERSION"] = b"hello"
     with pytest.raises(CheckpointDamaged, match="this is no checkpoint"):
-        here.mirror.check()
+        here.mirror.copy.check()
     assert set(store.names()) == {"VERSION", "photos/me.jpg"}
 
 
@@ -469,8 +522,8 @@ def test_what_is_new_goes_up_by_itself_and_the_lease_goes_at_the_end(store: Fake
     sender.begin(run)
     for number, _ in enumerate(here.write(*range(5), run=run)):
         if number == 2:
-            _wait_for(lambda: here.mirror.unsent() == 0)
-    assert sender.end([]) == ([], "")
+            _wait_for(lambda: here.mirror.up.unsent() == 0)
+    assert sender.end([], 20.0) == ([], "")
     assert store.names("lease") == []
     there.open()
     assert there.loaded() == list(range(5))
@@ -487,9 +540,90 @@ def test_a_store_that_is_gone_is_said_at_the_end(store: FakeStore, machines: Any
     _wait_for(lambda: sender._failed)
     for _ in writing:
         pass
-    news, unsent = sender.end([])
+    news, unsent = sender.end([], 20.0)
     assert news == []
     assert unsent.startswith(f"the last 3 records are only in {here.place.path}, and not in fake://{ROOT}: cannot ")
+
+
+def test_a_store_that_falls_silent_is_not_waited_for_at_the_end(
+    store: FakeStore, machines: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender_module, "SLOW", 0.1)
+    here = machines("here")
+    sender = sender_of(store, here)
+    run = here.place.new_run(1_800_000_000.0)
+    list(here.write(1, 2, 3, run=run))
+    answers = threading.Event()
+
+    def be_silent(_: str) -> None:
+        answers.wait(30)
+
+    store.before = be_silent
+    sender.begin(run)
+    begun = time.monotonic()
+    told: list[float] = []
+    news, unsent = sender.end([], 0.5, lambda: told.append(time.monotonic()))
+    assert time.monotonic() - begun < 10
+    assert 0.1 <= told[0] - begun < 0.5
+    assert len(told) == 1
+    assert news == []
+    assert unsent.startswith(f"the last 3 records are only in {here.place.path}, and not in fake://{ROOT}: it has not")
+    assert "answered for 0.5 s (ini flowforge_send_farewell)" in unsent
+    answers.set()
+    for thread in sender._threads:
+        thread.join(20)
+
+
+def test_a_store_that_is_slow_gets_all_of_it(store: FakeStore, machines: Any) -> None:
+    """As long as it goes on, also in the middle of an object."""
+    here, there = machines("here"), machines("there")
+    sender = sender_of(store, here)
+    run = here.place.new_run(1_800_000_000.0)
+    list(here.write("x" * (40 << 20), 1, run=run))
+    real = store.open
+
+    def open_slowly(path: str, mode: str, *, block_size: int) -> Any:
+        file = real(path, mode, block_size=block_size)
+        write = file.write
+
+        def write_slowly(chunk: Any) -> int:
+            time.sleep(0.3)
+            return write(chunk)
+
+        file.write = write_slowly  # type: ignore[method-assign]
+        return file
+
+    store.open = open_slowly  # type: ignore[method-assign]
+    sender._interval = 60.0
+    sender.begin(run)
+    begun = time.monotonic()
+    assert sender.end([], 1.0) == ([], "")
+    assert time.monotonic() - begun > 1.2
+    there.open()
+    assert there.loaded() == here.values
+
+
+def test_what_has_failed_at_the_end_is_not_tried_once_more(store: FakeStore, machines: Any) -> None:
+    here = machines("here")
+    sender = sender_of(store, here)
+    run = here.place.new_run(1_800_000_000.0)
+    list(here.write(1, 2, 3, run=run))
+    ends = threading.Event()
+
+    def fall_silent(_: str) -> None:
+        # As a call does whose answer does not come: it fails in the end.
+        ends.wait(30)
+
+    store.fail_at, store.stay = len(store.calls), True
+    store.before = fall_silent
+    before = len(store.calls)
+    sender.begin(run)
+    _wait_for(lambda: any(thread.name == "flowforge-push" for thread in sender._threads))
+    time.sleep(0.1)
+    threading.Timer(0.3, ends.set).start()
+    _, unsent = sender.end([], 20.0)
+    assert "the wire was cut" in unsent
+    assert len(store.calls) == before + 1
 
 
 def test_a_store_that_comes_back_gets_all_of_it_and_that_is_said(store: FakeStore, machines: Any) -> None:
@@ -501,7 +635,7 @@ def test_a_store_that_comes_back_gets_all_of_it_and_that_is_said(store: FakeStor
     for _ in here.write(1, 2, run=run):
         _wait_for(lambda: sender._failed)
     store.fail_at = -1
-    (news,), unsent = sender.end([])
+    (news,), unsent = sender.end([], 20.0)
     assert unsent == ""
     assert news.startswith("for a while nothing could be sent (cannot write fake://")
     there.open()
@@ -521,7 +655,7 @@ def test_who_has_lost_the_store_sends_nothing(store: FakeStore, machines: Any) -
     _wait_for(lambda: sender._failed)
     with pytest.raises(CheckpointError, match="has taken over"):
         sender.prune([])
-    _, unsent = sender.end([])
+    _, unsent = sender.end([], 20.0)
     assert store.names("runs") == []
     assert "the last 1 record is only in" in unsent
     assert "has taken over" in unsent
@@ -543,7 +677,7 @@ def test_who_loses_the_store_in_the_middle_sends_no_more(store: FakeStore, machi
 
     store.before = sleep
     with pytest.raises(CheckpointLocked, match="has taken over"):
-        here.mirror.push()
+        here.mirror.up.push()
     assert len(store.names(f"runs/{run}/")) == 1
     sender.give_up()
 
@@ -559,12 +693,12 @@ def test_what_is_wrong_with_one_run_does_not_keep_the_others_here(
     real = here.place.results
     monkeypatch.setattr(here.place, "results", lambda run: real("no run" if run == first else run))
     with pytest.raises(CheckpointError, match="no run"):
-        here.mirror.push()
+        here.mirror.up.push()
     monkeypatch.undo()
     there.open()
     assert there.place.runs() == [second]
     # It is not forgotten.
-    here.mirror.push()
+    here.mirror.up.push()
     there.open()
     assert there.place.runs() == [first, second]
     assert store.names("runs")

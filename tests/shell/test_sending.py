@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_flowforge.errors import CheckpointLocked, CheckpointUnreachable, CheckpointUnsafe
+from pytest_flowforge.storage import sender_process
 from pytest_flowforge.storage.addresses import Address
 from pytest_flowforge.storage.places import Place
-from pytest_flowforge.storage.sending import SenderProcess
+from pytest_flowforge.storage.sender_process import SenderProcess
 from pytest_flowforge.storage.values import ResultStore
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def test_it_does_what_it_is_asked_for(tmp_path: Path, begin: Callable[[str], Sen
     run = place.new_run(1_800_000_000.0)
     sender.begin(run)
     write(place, run)
-    assert sender.end([]) == ([], "")
+    assert sender.end([], 20.0) == ([], "")
     assert sender._process.returncode == 0
     assert names_in(tmp_path, "lease") == []
     assert len(names_in(tmp_path, f"runs/{run}")) == 2
@@ -103,9 +104,45 @@ def test_one_that_was_killed_stops_nothing(tmp_path: Path, begin: Callable[[str]
     sender._process.kill()
     with pytest.raises(CheckpointUnreachable, match=r"the process that sends to file://.* has ended"):
         sender.fetch("20261129-205808-3f88", f"{'a' * 32}.bin", 1)
-    news, unsent = sender.end([])
+    news, unsent = sender.end([], 20.0)
     assert news == []
     assert unsent.startswith(f"nobody knows what of {tmp_path}/here is not in file://{tmp_path}/store: the process ")
+
+
+def test_one_that_does_not_answer_is_said_and_ended(
+    tmp_path: Path, begin: Callable[[str], SenderProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender_process, "SLOW", 0.1)
+    monkeypatch.setattr(sender_process, "_PATIENCE", 0.5)
+    monkeypatch.setattr(sender_process, "_STUCK", 0.5)
+    sender, other = begin("here"), begin("there")
+    for one in (sender, other):
+        one._process.send_signal(signal.SIGSTOP)
+    begun = time.monotonic()
+    told: list[float] = []
+    _, unsent = sender.end([], 0.5, lambda: told.append(time.monotonic()))
+    assert unsent.startswith(f"nobody knows what of {tmp_path}/here is not in file://{tmp_path}/store: the process ")
+    assert len(told) == 1
+    other.give_up()
+    assert time.monotonic() - begun < 20
+    assert sender._process.returncode == other._process.returncode == -signal.SIGKILL
+
+
+def test_one_that_waits_for_its_store_says_that_it_is_there(
+    tmp_path: Path, begin: Callable[[str], SenderProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender_process, "_STUCK", 3.0)
+    sender = begin("here")
+    sender.take(0.0)
+    sender.pull(settles=False)
+    (tmp_path / "here" / "durations.json").write_text("{}", encoding="ascii")
+    # Who writes there waits for a reader that never comes.
+    os.mkfifo(tmp_path / "store" / "durations.json")
+    news, unsent = sender.end([], 5.0)
+    assert news == []
+    there = f"file://{tmp_path}/store"
+    assert unsent.startswith(f"all records are in {there}, but what was to be done there besides was not: it ")
+    assert unsent.endswith("it has not answered for 5 s (ini flowforge_send_farewell)")
 
 
 def test_an_interrupt_while_it_waits_ends_it_at_once(begin: Callable[[str], SenderProcess]) -> None:
@@ -133,7 +170,7 @@ SCRIPT = """
     from pathlib import Path
     from pytest_flowforge.storage.addresses import Address
     from pytest_flowforge.storage.places import Place
-    from pytest_flowforge.storage.sending import SenderProcess
+    from pytest_flowforge.storage.sender_process import SenderProcess
 
     Place.open(Path("here")).close()
     sender = SenderProcess(Address.of(f"file://{os.getcwd()}/store"), Path("here").absolute(), 0.05)
@@ -184,7 +221,7 @@ def test_tasks_that_close_what_they_do_not_know_do_not_reach_it(tmp_path: Path) 
         tmp_path,
         """
         os.closerange(3, 200)
-        print(sender.pull(settles=False), sender.end([]))
+        print(sender.pull(settles=False), sender.end([], 20.0))
         """,
     )
     assert done.stdout == "[] ([], '')\n", done.stderr
@@ -198,9 +235,9 @@ def test_a_fork_has_nothing_to_do_with_it(tmp_path: Path) -> None:
         child = os.fork()
         if child == 0:
             sender.give_up()
-            os._exit(sender.end([]) != ([], ""))
+            os._exit(sender.end([], 20.0) != ([], ""))
         assert os.waitpid(child, 0)[1] == 0
-        print(sender.end([]))
+        print(sender.end([], 20.0))
         """,
     )
     assert done.stdout == "([], '')\n", done.stderr
