@@ -16,8 +16,9 @@ from pytest_flowforge.core.model import Outcome, Success
 from pytest_flowforge.core.records import ResultRef
 from pytest_flowforge.dask_cluster.connecting import Cluster, connect, start
 from pytest_flowforge.dask_cluster.orders import SMALL, Order
-from pytest_flowforge.dask_cluster.pool import Answer, DaskPool, OnCluster, Request
+from pytest_flowforge.dask_cluster.pool import Answer, DaskPool, Request
 from pytest_flowforge.dask_cluster.results import Keep
+from pytest_flowforge.dask_cluster.values import ValueThere
 from pytest_flowforge.errors import ClusterError, ClusterUnreachable
 from pytest_flowforge.executors.calls import unpack
 from pytest_flowforge.plugin.bodies import Body
@@ -55,7 +56,6 @@ class ClusterBackend(PoolBackend):
         #: Where people read while pytest keeps what is written.
         self._errors = os.dup(2)
         self._cluster = _cluster_of(options, workers or 1)
-        self._project = [str(work.session.config.rootpath)]
         try:
             self._cluster.check_workers(options.timeout)
             pool = DaskPool(
@@ -173,7 +173,7 @@ class ClusterBackend(PoolBackend):
         return {name: _fetched(value) for name, value in inputs.items()} if self._stays_here(entry) else inputs
 
     def keep(self, task: TaskId, value: Any) -> int | None:
-        if not isinstance(value, OnCluster):
+        if not isinstance(value, ValueThere):
             return super().keep(task, value)
         answer = self._answers.pop(task, None)
         if self.values.are_mapped(task):
@@ -188,20 +188,20 @@ class ClusterBackend(PoolBackend):
         self.values.put(task, value, stored=size is not None)
         return size
 
-    def _earlier(self, record: TaskRecord) -> OnCluster | None:
+    def _earlier(self, record: TaskRecord) -> ValueThere | None:
         """Have a worker load the result of an earlier run; None for a small one, and where that can not be done."""
         ref, archive = record.result, self._work.checkpointing.archive
         if ref is None or archive is None or ref.length <= SMALL or self._shared is None:
             return None
         reload = partial(self._dask.load, self._shared, ref.to_json())
-        return OnCluster(reload(), ref.length, self._dask.gather, load=partial(archive.load, record), reload=reload)
+        return ValueThere(reload(), ref.length, self._dask.gather, load=partial(archive.load, record), reload=reload)
 
     @cached_property
     def _shared(self) -> Keep | None:
         """Where all workers see the results that are stored; None where they do not."""
         return self._keep if self._keep is not None and self._dask.all_see(self._keep) else None
 
-    def _keep_there(self, task: TaskId, value: OnCluster, stored: Any) -> int | None:
+    def _keep_there(self, task: TaskId, value: ValueThere, stored: Any) -> int | None:
         """Take note of where the worker that made *value* has stored it; where it can not, fetch and store it."""
         checkpointing = self._work.checkpointing
         keeper = checkpointing.keeper
@@ -231,7 +231,7 @@ class ValuesThere(Values):
     """Results of which some are on the cluster: their readers here get the values, calls get what stands for them."""
 
     #: What has a worker load an earlier result, where that can be done.
-    there: Callable[[TaskRecord], OnCluster | None] | None = None
+    there: Callable[[TaskRecord], ValueThere | None] | None = None
 
     def are_mapped(self, task: TaskId) -> bool:
         """Whether tasks are made from the elements of what *task* returns."""
@@ -265,7 +265,7 @@ class ValuesThere(Values):
 
 
 def _fetched(value: Any) -> Any:
-    if isinstance(value, OnCluster):
+    if isinstance(value, ValueThere):
         return value.fetch()
     if _is_there(value):
         return {name: _fetched(one) for name, one in value.items()}
@@ -273,8 +273,8 @@ def _fetched(value: Any) -> Any:
 
 
 def _is_there(value: Any) -> bool:
-    return isinstance(value, OnCluster) or (
-        type(value) is dict and any(isinstance(one, OnCluster) for one in value.values())
+    return isinstance(value, ValueThere) or (
+        type(value) is dict and any(isinstance(one, ValueThere) for one in value.values())
     )
 
 

@@ -16,8 +16,11 @@ pytest.importorskip("distributed")
 
 from distributed import Client, LocalCluster
 
+from pytest_flowforge.dask_cluster import pool as pool_module
+from pytest_flowforge.dask_cluster import stopping
 from pytest_flowforge.dask_cluster.orders import Order
-from pytest_flowforge.dask_cluster.pool import DaskPool, OnCluster, Request, SchedulerGone, _Call
+from pytest_flowforge.dask_cluster.pool import DaskPool, Request, SchedulerGone, _Call
+from pytest_flowforge.dask_cluster.values import ValueThere
 from pytest_flowforge.dask_cluster.watchdog import others_on
 from pytest_flowforge.errors import ClusterUnreachable, ResultMissing
 from pytest_flowforge.executors.calls import pack, unpack
@@ -65,7 +68,7 @@ def _order(key: str, topic: str, request: Request) -> Order:
 
 
 def _request(function: Callable[..., Any], /, **arguments: Any) -> Request:
-    there = {name: value for name, value in arguments.items() if isinstance(value, OnCluster)}
+    there = {name: value for name, value in arguments.items() if isinstance(value, ValueThere)}
     here = {name: value for name, value in arguments.items() if name not in there}
     return Request(function.__name__, pack(function, here), there)
 
@@ -90,7 +93,7 @@ def test_small_values_are_told_and_large_ones_stay(pool: DaskPool) -> None:
     assert _value(pool.submit(_request(lambda: 3))) == 3
     large = _value(pool.submit(_request(_large)))
 
-    assert isinstance(large, OnCluster)
+    assert isinstance(large, ValueThere)
     assert large.nbytes >= 100_000
     assert large.fetch() == bytes(100_000)
     assert _value(pool.submit(_request(_length, value=large))) == 100_000
@@ -175,7 +178,7 @@ def test_what_is_cancelled_at_once_takes_no_slot(pool: DaskPool) -> None:
     futures = [pool.submit(_request(_large)) for _ in range(50)]
     for future in futures:
         future.cancel()
-    _wait_until(lambda: pool.slots == 2 and not pool._goes_on())
+    _wait_until(lambda: pool.slots == 2 and not pool._stopping.goes_on)
     assert _value(pool.submit(_request(lambda: "next"))) == "next"
 
 
@@ -282,16 +285,83 @@ def _nap() -> str:
     return "rested"
 
 
-def test_a_run_that_has_no_thread_left_is_over(pool: DaskPool) -> None:
-    # Two workers without nannies, say, whose calls go on.
-    pool._unwanted.update({"a": next(iter(pool.workers)), "b": next(iter(pool.workers))})
-    pool._stuck.update("ab")
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have looks at the cluster follow soon on each other."""
+    monkeypatch.setattr(pool_module, "_LOOK", 0.2)
+    monkeypatch.setattr(stopping, "_LOOK", 0.1)
+
+
+def _take_all_threads(pool: DaskPool) -> None:
+    """Give up on calls that do not end, as many as there are threads."""
     _HELD["event"] = threading.Event()
-    future = pool.submit(_request(_wait_long))
+    futures = [pool.submit(_request(_wait_in_spite_of_all)) for _ in range(pool.slots)]
+    _wait_until(lambda: all(future.running() for future in futures))
+    for future in futures:
+        assert pool.abandon(future)
+    _wait_until(lambda: pool._stopping.stuck == len(futures))
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_run_that_has_no_thread_left_is_over(pool: DaskPool) -> None:
+    _take_all_threads(pool)
+    future = pool.submit(_request(_nap))
 
     with pytest.raises(SchedulerGone, match="calls that do not end have taken all threads"):
         future.result(10)
     assert pool.lost
+
+
+@pytest.mark.usefixtures("quick")
+def test_threads_come_back_when_calls_end_after_all(
+    pool: DaskPool, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "_FULL", 100)
+    _take_all_threads(pool)
+    assert pool.slots == 0
+    assert "a thread less for us" in said[-1]
+
+    _wait_until(lambda: pool.slots == 2)
+    assert not pool.lost
+    assert _value(pool.submit(_request(_nap))) == "rested"
+
+
+def test_what_is_given_up_together_costs_one_question(
+    cluster: Any, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = Client(cluster, set_as_default=False)
+    pool = _pool_of(client, said, close=client.close)
+    # Two are being made, and the others wait.
+    futures = [pool.submit(_request(_rest_long)) for _ in range(100)]
+    _wait_until(lambda: sum(future.running() for future in futures) == 2)
+    asked, cancelled = _calls_of(client, "run", monkeypatch), _calls_of(client, "cancel", monkeypatch)
+    before = threading.active_count()
+    for future in futures:
+        assert future.cancel() or pool.abandon(future)
+    assert threading.active_count() <= before
+    _wait_until(lambda: pool.slots == 2 and not pool._stopping.goes_on)
+
+    assert len(cancelled) <= 3
+    assert len(asked) <= 5
+    pool.shutdown()
+
+
+def _calls_of(client: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Return a list of the calls of a method from now on."""
+    calls: list[Any] = []
+    method = getattr(client, name)
+
+    def noted(*args: Any, **options: Any) -> Any:
+        calls.append(args)
+        return method(*args, **options)
+
+    monkeypatch.setattr(client, name, noted)
+    return calls
+
+
+def _rest_long() -> None:
+    for _ in range(400):
+        time.sleep(0.05)
 
 
 class _Silent:

@@ -1,0 +1,82 @@
+"""Values that stay on a Dask cluster: what stands for one here, and how it comes to calls, or to this process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pytest_flowforge.errors import ResultMissing
+from pytest_flowforge.failures import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = ["ValueThere", "lacks_values", "on_its_way", "values_in"]
+
+
+@dataclass(eq=False)
+class ValueThere:
+    """Stands for the value of the task *label* on the cluster; handed to a call, the value arrives in its place.
+
+    ``gather`` fetches the value of a future. ``load`` returns the value where it is kept elsewhere, too; ``reload`` has
+    a worker load it from there, and returns the future of that. ``way_out`` is what people can do once it is nowhere.
+    """
+
+    future: Any
+    nbytes: int
+    gather: Callable[[Any], Any]
+    label: str = ""
+    load: Callable[[], Any] | None = None
+    reload: Callable[[], Any] | None = None
+    way_out: str = ""
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it has gone with the workers that had it, or could not be loaded there."""
+        return self.future.status not in ("finished", "pending")
+
+    def fetch(self) -> Any:
+        """Return the value; raise :class:`ResultMissing` where it can not be had any more."""
+        why: Exception | None = None
+        if not self.is_lost:
+            try:
+                return self.gather(self.future)
+            except Exception as error:  # noqa: BLE001 - it comes from Dask, or from methods of the value
+                why = error
+        if self.load is not None:
+            return self.load()
+        if why is None or self.is_lost:
+            msg = f"the result of {self.label} was lost with the worker that had it, and is not kept"
+        else:
+            msg = f"the result of {self.label} can not be fetched from its worker ({one_line(why)}), and is not kept"
+        raise ResultMissing(f"{msg}: {self.way_out}" if self.way_out else msg) from why
+
+    def on_its_way(self) -> Any:
+        """What is sent in its place: a future, which Dask replaces by the value, or the value where that is lost."""
+        if self.is_lost:
+            if self.reload is None:
+                return self.fetch()
+            self.future = self.reload()
+        return self.future
+
+
+def values_in(inputs: Mapping[str, Any]) -> list[ValueThere]:
+    """Return what stands for values among *inputs*, of which some are dicts of them."""
+    found = []
+    for value in inputs.values():
+        found += [one for one in (value.values() if type(value) is dict else (value,)) if isinstance(one, ValueThere)]
+    return found
+
+
+def lacks_values(inputs: Mapping[str, Any]) -> bool:
+    """Whether some of *inputs* are lost."""
+    return any(one.is_lost for one in values_in(inputs))
+
+
+def on_its_way(value: Any) -> Any:
+    """What is sent in the place of *value*, which may be a dict of such that are on the cluster."""
+    if isinstance(value, ValueThere):
+        return value.on_its_way()
+    if type(value) is dict:
+        return {name: on_its_way(one) for name, one in value.items()}
+    return value
