@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import importlib
 import io
 import pickle
 import sys
 import threading
 import traceback
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
 from pytest_flowforge.core.model import Measures
+from pytest_flowforge.dask_cluster.importing import ProjectModules
 from pytest_flowforge.dask_cluster.results import Keep, store_result
 from pytest_flowforge.errors import ResultUnstorable
 from pytest_flowforge.executors.calls import Returned, gathering_its_own, made, packed
@@ -121,34 +120,7 @@ def make_call(order: Order, inputs: Mapping[str, Any]) -> Any:
     return None if value is _NOTHING else value
 
 
-def _make_importable(order: Order) -> None:
-    """Let the call find modules of its project where it imports them itself, as they are now."""
-    # Not the other lock: to look at a module can be to import it, and the event loop of the worker waits for that one.
-    with _IMPORTING.lock:
-        if order.topic == _IMPORTING.topic:
-            return
-        if not _IMPORTING.topic:
-            _IMPORTING.before.update(sys.modules)
-        _IMPORTING.topic = order.topic
-        for name, module in list(sys.modules.items()):
-            file = getattr(module, "__file__", None)
-            # They may have been edited since a call of an earlier run has imported them.
-            if name not in _IMPORTING.before and isinstance(file, str) and file.startswith(order.paths):
-                del sys.modules[name]
-        sys.path.extend(path for path in order.paths if path not in sys.path and Path(path).is_dir())
-        importlib.invalidate_caches()
-
-
-@dataclass(slots=True)
-class _Importing:
-    """For which run this process imports modules, and what was imported before there was any."""
-
-    topic: str = ""
-    before: set[str] = field(default_factory=set)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-
-_IMPORTING = _Importing()
+_MODULES = ProjectModules()
 
 
 def _over(key: str) -> None:
@@ -168,9 +140,10 @@ _NOTHING: Any = object()
 def _made(order: Order, inputs: Mapping[str, Any], worker: Any) -> tuple[Any, Returned]:
     """Make the call; return the value that stays here, if there is one, and what else it came to."""
     tell_apart()
-    _make_importable(order)
+    _MODULES.begin(order.topic, order.paths)
     came = made(order.call, inputs, gathering_its_own)
     _over(order.key)
+    _MODULES.end()
     came.measures = replace(came.measures or Measures(), worker=_name_of(worker))
     if came.error is not None or came.outcome is not None or _size_of(came.value) <= SMALL:
         return _NOTHING, came
