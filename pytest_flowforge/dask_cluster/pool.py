@@ -214,8 +214,13 @@ class DaskPool(Executor):
 
     def load(self, keep: Keep, ref: Sequence[Any]) -> Any:
         """Have a worker load a stored result; return the future of that."""
-        key = f"{PREFIX}load-{self._run}-{next(self._numbers)}"
-        return self._client.submit(load_result, keep, ref, key=key, pure=False, retries=0, **self._elsewhere())
+        options = {"key": self._new_key("load"), "pure": False, "retries": 0}
+        return self._client.submit(load_result, keep, ref, **options, **self._elsewhere())
+
+    def _put(self, value: Any) -> Any:
+        """Put a value on the cluster; return the future of that."""
+        key = self._new_key("load")
+        return self._client.scatter({key: value})[key]
 
     def all_see(self, keep: Keep) -> bool:
         """Whether all workers can read what is stored as *keep* says."""
@@ -309,17 +314,24 @@ class DaskPool(Executor):
                 alike = (request.priority, tuple(sorted(request.resources.items())))
                 groups.setdefault(alike if not values_in(request.inputs) else call.key, []).append(call)
             for group in groups.values():
-                try:
+                if any(one.is_to_be_loaded_here for one in values_in(group[0].request.inputs)):
+                    # Others are not to wait for that.
+                    in_background(self._send, group)
+                else:
                     self._send(group)
-                except BaseException as error:  # noqa: BLE001 - whatever it is, these calls have ended, others go on
-                    for call in group:
-                        self._end(call, error=error if isinstance(error, Exception) else _of_dask(error))
 
     def _is_wanted(self, call: _Call) -> bool:
         with self._lock:
             return self._calls.get(call.key) is call
 
     def _send(self, calls: Sequence[_Call]) -> None:
+        try:
+            self._hand_over(calls)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, these calls have ended, others go on
+            for call in calls:
+                self._end(call, error=error if isinstance(error, Exception) else _of_dask(error))
+
+    def _hand_over(self, calls: Sequence[_Call]) -> None:
         request = calls[0].request
         options: dict[str, Any] = {"pure": False, "retries": 0, "priority": request.priority}
         if request.resources:
@@ -328,7 +340,9 @@ class DaskPool(Executor):
         orders = [self._order(call.key, self._topic, call.request) for call in calls]
         keys = [call.key for call in calls]
         if len(calls) == 1:
-            inputs = {name: on_its_way(value) for name, value in request.inputs.items()}
+            inputs = {name: on_its_way(value, self._put) for name, value in request.inputs.items()}
+            if not self._is_wanted(calls[0]):
+                return
             futures = [self._client.submit(make_call, orders[0], inputs, key=keys[0], **options)]
         else:
             futures = self._client.map(
@@ -408,6 +422,14 @@ class DaskPool(Executor):
             else:
                 # What it came to has been told, and is about to arrive.
                 call.silent_since = time.monotonic()
+        elif (
+            not call.worker
+            and call.sent < _MOST_SENT
+            and not self._is_disconnected()
+            and lacks_values(call.request.inputs)
+        ):
+            # It can not begin without them.
+            self._send_again(call)
         elif status == "error":
             error = there.exception(timeout=ANSWER)
             if not _is_death(error):
@@ -419,14 +441,17 @@ class DaskPool(Executor):
         elif self._is_disconnected():
             # Whatever goes on there, the scheduler has forgotten whose it is.
             self._lose("the connection was lost")
-        elif not call.worker and call.sent < _MOST_SENT and lacks_values(call.request.inputs):
-            # It can not begin without them.
-            self._send_again(call)
         else:
             self._end(call, error=CancelledError("the cluster has dropped it"))
             if call.worker:
                 # Which does not keep its worker from going on with it.
                 self._give_up([call])
+
+    def _lacks_inputs(self, call: _Call) -> bool:
+        """Whether *call* has not begun because values were lost, or could not be loaded by a worker."""
+        if call.worker or call.sent >= _MOST_SENT or self._is_disconnected():
+            return False
+        return lacks_values(call.request.inputs)
 
     def _had_begun(self, call: _Call, death: Any) -> bool:
         """Whether *call* may have begun at the worker that died; what waits in a queue there has not.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pytest_flowforge.errors import ResultMissing
@@ -29,6 +30,7 @@ class ValueThere:
     load: Callable[[], Any] | None = None
     reload: Callable[[], Any] | None = None
     way_out: str = ""
+    _loading: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
     def is_lost(self) -> bool:
@@ -51,13 +53,24 @@ class ValueThere:
             msg = f"the result of {self.label} can not be fetched from its worker ({one_line(why)}), and is not kept"
         raise ResultMissing(f"{msg}: {self.way_out}" if self.way_out else msg) from why
 
-    def on_its_way(self) -> Any:
-        """What is sent in its place: a future, which Dask replaces by the value, or the value where that is lost."""
-        if self.is_lost:
-            if self.reload is None:
-                return self.fetch()
-            self.future = self.reload()
-        return self.future
+    @property
+    def is_to_be_loaded_here(self) -> bool:
+        """Whether it is lost, and no worker can load it."""
+        return self.is_lost and (self.reload is None or self.future.status == "error")
+
+    def on_its_way(self, put: Callable[[Any], Any]) -> Any:
+        """Return the future of it, which Dask replaces by the value; raise what loading it raises, where it is lost.
+
+        ``put`` puts a value on the cluster, and returns the future of that.
+        """
+        with self._loading:
+            if self.is_to_be_loaded_here:
+                # It did not work, and would not the next time: that worker may not see where it is.
+                self.reload = None
+                self.future = put(self.fetch())
+            elif self.is_lost and self.reload is not None:
+                self.future = self.reload()
+            return self.future
 
 
 def values_in(inputs: Mapping[str, Any]) -> list[ValueThere]:
@@ -73,10 +86,10 @@ def lacks_values(inputs: Mapping[str, Any]) -> bool:
     return any(one.is_lost for one in values_in(inputs))
 
 
-def on_its_way(value: Any) -> Any:
+def on_its_way(value: Any, put: Callable[[Any], Any]) -> Any:
     """What is sent in the place of *value*, which may be a dict of such that are on the cluster."""
     if isinstance(value, ValueThere):
-        return value.on_its_way()
+        return value.on_its_way(put)
     if type(value) is dict:
-        return {name: on_its_way(one) for name, one in value.items()}
+        return {name: on_its_way(one, put) for name, one in value.items()}
     return value

@@ -20,6 +20,7 @@ from pytest_flowforge.dask_cluster import pool as pool_module
 from pytest_flowforge.dask_cluster import stopping
 from pytest_flowforge.dask_cluster.orders import Order
 from pytest_flowforge.dask_cluster.pool import DaskPool, Request, SchedulerGone, _Call
+from pytest_flowforge.dask_cluster.results import Keep
 from pytest_flowforge.dask_cluster.values import ValueThere
 from pytest_flowforge.dask_cluster.watchdog import others_on
 from pytest_flowforge.errors import ClusterUnreachable, ResultMissing
@@ -27,6 +28,7 @@ from pytest_flowforge.executors.calls import pack, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +137,22 @@ def test_what_others_dropped_was_lost(pool: DaskPool) -> None:
     large.load = lambda: b"kept"
     assert large.fetch() == b"kept"
     assert _value(pool.submit(_request(_length, value=large))) == 4
+
+
+def test_what_a_worker_can_not_load_is_loaded_here(pool: DaskPool, tmp_path: Path) -> None:
+    keep = Keep(str(tmp_path / "nowhere"), "", "20260101-000000-0000", ("json",), durable=False, proof=b"")
+
+    def reload() -> Any:
+        return pool.load(keep, ["run", "segment", 0, 1, "json", "digest"])
+
+    early = ValueThere(reload(), 100_000, pool.gather, "early", load=lambda: bytes(100_000), reload=reload)
+    futures = [pool.submit(_request(_length, value=early)) for _ in range(3)]
+    assert [_value(future) for future in futures] == [100_000] * 3
+    assert early.fetch() == bytes(100_000)
+
+    nowhere = ValueThere(reload(), 100_000, pool.gather, "nowhere", reload=reload)
+    with pytest.raises(ResultMissing, match="nowhere"):
+        _value(pool.submit(_request(_length, value=nowhere)))
 
 
 def test_a_call_that_somebody_else_cancels(pool: DaskPool) -> None:
