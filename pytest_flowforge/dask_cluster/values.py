@@ -39,19 +39,28 @@ class ValueThere:
 
     def fetch(self) -> Any:
         """Return the value; raise :class:`ResultMissing` where it can not be had any more."""
-        why: Exception | None = None
+        why: BaseException | None = None
         if not self.is_lost:
             try:
                 return self.gather(self.future)
             except Exception as error:  # noqa: BLE001 - it comes from Dask, or from methods of the value
                 why = error
+        elif self.future.status == "error":
+            why = self.future.exception()
         if self.load is not None:
             return self.load()
-        if why is None or self.is_lost:
-            msg = f"the result of {self.label} was lost with the worker that had it, and is not kept"
+        raise ResultMissing(self._why_missing(why)) from why
+
+    def _why_missing(self, why: BaseException | None) -> str:
+        if why is not None and self.future.status == "error":
+            what = f"could not be loaded by a worker ({one_line(why)})"
+        elif why is not None and not self.is_lost:
+            # It may have gone on its way, and then that is why.
+            what = f"can not be brought here ({one_line(why)})"
         else:
-            msg = f"the result of {self.label} can not be fetched from its worker ({one_line(why)}), and is not kept"
-        raise ResultMissing(f"{msg}: {self.way_out}" if self.way_out else msg) from why
+            what = "was lost with the worker that had it"
+        text = f"the result of {self.label} {what}, and is not kept"
+        return f"{text}: {self.way_out}" if self.way_out else text
 
     @property
     def is_to_be_loaded_here(self) -> bool:

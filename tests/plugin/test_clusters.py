@@ -89,7 +89,8 @@ def test_what_was_lost_with_a_worker_and_is_not_kept(cluster: RunningCluster, fl
     assert result.ret == _FAILED
     assert dict(words(result))["after"] in ("FAILED", "ERROR")
     assert "before" in log()
-    result.stdout.fnmatch_lines(["*the result of before was lost with the worker that had it*"])
+    lost = "the result of before was lost with the worker that had it, and is not kept"
+    result.stdout.fnmatch_lines([f"*{lost}: before runs again on --ff-resume*"])
 
 
 def test_another_client_restarts_all_workers(

@@ -155,6 +155,25 @@ def test_what_a_worker_can_not_load_is_loaded_here(pool: DaskPool, tmp_path: Pat
         _value(pool.submit(_request(_length, value=nowhere)))
 
 
+def test_why_a_value_can_not_be_had_is_said() -> None:
+    msg = "not for here"
+
+    def gather(_: Any) -> Any:
+        raise ValueError(msg)
+
+    value = ValueThere(SimpleNamespace(status="finished"), 100, gather, "odd", way_out="make it again")
+    with pytest.raises(ResultMissing) as raised:
+        value.fetch()
+    assert str(raised.value) == (
+        "the result of odd can not be brought here (ValueError: not for here), and is not kept: make it again"
+    )
+    assert isinstance(raised.value.__cause__, ValueError)
+
+    failed = SimpleNamespace(status="error", exception=lambda: FileNotFoundError("no such folder"))
+    with pytest.raises(ResultMissing, match=r"could not be loaded by a worker \(FileNotFoundError: no such folder\)"):
+        ValueThere(failed, 100, gather, "odd").fetch()
+
+
 def test_a_call_that_somebody_else_cancels(pool: DaskPool) -> None:
     began = threading.Event()
     _HELD["event"] = began
