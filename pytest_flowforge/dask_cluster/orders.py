@@ -95,21 +95,16 @@ def make_call(order: Order, inputs: Mapping[str, Any]) -> Any:
         worker.log_event(order.topic, {"key": order.key, "began": worker.address})
         if order.is_limited:
             _wait_until_told(worker)
-        facts: dict[str, Any] = {"key": order.key}
-        value, came = _made(order, inputs, worker)
-        if value is not _NOTHING:
-            facts["nbytes"] = _size_of(value)
+        done = _made(order, inputs, worker)
+        facts: dict[str, Any] = {"key": order.key, "took": done.came.seconds, "came": done.data}
+        if done.stays:
+            facts["nbytes"] = done.nbytes
             if order.previews:
-                facts["preview"] = preview(value)
-            facts["stored"] = None if order.keep is None else store_result(order.keep, value)
-        small = came.value
-        data = packed(came)
-        if came.unsendable and value is _NOTHING and small is not None:
-            came.error = _unsendable(small, came.error)
-            data = packed(came)
-        if value is _NOTHING and len(data) > _MOST_TOLD:
-            return Came(data)
-        worker.log_event(order.topic, {**facts, "took": came.seconds, "came": data})
+                facts["preview"] = preview(done.value)
+            facts["stored"] = None if order.keep is None else store_result(order.keep, done.value)
+        elif len(done.data) > _MOST_TOLD:
+            return Came(done.data)
+        worker.log_event(order.topic, facts)
     except BaseException as error:  # noqa: BLE001 - whatever it is, Dask would not know what to do with it
         _over(order.key)
         came = Returned(error=error, trace="".join(traceback.format_exception(error)))
@@ -117,7 +112,7 @@ def make_call(order: Order, inputs: Mapping[str, Any]) -> Any:
     finally:
         # What is raised from outside may be raised in there.
         _over(order.key)
-    return None if value is _NOTHING else value
+    return done.value
 
 
 _MODULES = ProjectModules()
@@ -133,27 +128,65 @@ def _over(key: str) -> None:
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(threading.get_ident()), None)
 
 
-#: There is no value that stays here; None is a value.
-_NOTHING: Any = object()
+@dataclass(slots=True)
+class _Done:
+    """A call that was made: what it came to, as it is told, and packed; its value, of so many bytes, if that stays."""
+
+    came: Returned
+    data: bytes
+    value: Any = None
+    nbytes: int = 0
+
+    @property
+    def stays(self) -> bool:
+        return self.nbytes > SMALL
 
 
-def _made(order: Order, inputs: Mapping[str, Any], worker: Any) -> tuple[Any, Returned]:
-    """Make the call; return the value that stays here, if there is one, and what else it came to."""
+def _made(order: Order, inputs: Mapping[str, Any], worker: Any) -> _Done:
+    """Make the call; return what it came to."""
     tell_apart()
     _MODULES.begin(order.topic, order.paths)
     came = made(order.call, inputs, gathering_its_own)
     _over(order.key)
     _MODULES.end()
     came.measures = replace(came.measures or Measures(), worker=_name_of(worker))
-    if came.error is not None or came.outcome is not None or _size_of(came.value) <= SMALL:
-        return _NOTHING, came
-    value, came.value = came.value, None
-    wrong = _why_unsendable(value)
+    if came.error is not None or came.outcome is not None:
+        return _Done(came, packed(came))
+    value, nbytes = came.value, _size_of(came.value)
+    if nbytes <= SMALL:
+        done = _packed_with_value(came)
+        if done is not None:
+            return done
+        # Dask knows nothing of what is in instances of most classes.
+        nbytes = SMALL + 1
+    came.value = None
+    written, wrong = _written(value)
     if wrong is None:
-        return value, came
-    came.error, came.unsendable = _unsendable(value, wrong), True
-    came.trace = str(came.error)
-    return _NOTHING, came
+        return _Done(came, packed(came), value, max(nbytes, written))
+    return _unsendable(came, value, wrong)
+
+
+def _packed_with_value(came: Returned) -> _Done | None:
+    """Return what is told where the value is a part of that; None where the value is too large for it."""
+    value = came.value
+    data = packed(came)
+    if came.unsendable:
+        return _unsendable(came, value, came.error)
+    if len(data) > SMALL:
+        came.value = None
+        # It may be what the call has written that is large.
+        if len(data) - len(packed(came)) > SMALL:
+            return None
+        came.value = value
+    return _Done(came, data)
+
+
+def _unsendable(came: Returned, value: Any, wrong: BaseException | None) -> _Done:
+    """A call whose value can go nowhere has failed."""
+    why = "" if wrong is None else f" ({one_line(wrong)})"
+    came.error = ResultUnstorable(f"can not be sent to another process: {explain_unpicklable(value)}{why}")
+    came.value, came.unsendable, came.trace = None, True, str(came.error)
+    return _Done(came, packed(came))
 
 
 def _wait_until_told(worker: Any) -> None:
@@ -169,11 +202,6 @@ def _wait_until_told(worker: Any) -> None:
     told.wait(_MOST_WAITED)
 
 
-def _unsendable(value: Any, wrong: BaseException | None) -> ResultUnstorable:
-    why = "" if wrong is None else f" ({one_line(wrong)})"
-    return ResultUnstorable(f"can not be sent to another process: {explain_unpicklable(value)}{why}")
-
-
 def _name_of(worker: Any) -> str:
     """The worker, and which of its threads this is."""
     number = threading.current_thread().name.rpartition("-")[2]
@@ -187,27 +215,32 @@ def _size_of(value: Any) -> int:
     return int(safe_sizeof(value))
 
 
-def _why_unsendable(value: Any) -> BaseException | None:
-    """Return what pickling *value* raises; None where it can go to another worker."""
+def _written(value: Any) -> tuple[int, BaseException | None]:
+    """Return how many bytes *value* is on its way to another worker, and what pickling it raises."""
+    nowhere = _Nowhere()
+
+    def count(buffer: pickle.PickleBuffer) -> None:
+        nowhere.nbytes += memoryview(buffer).nbytes
+
     try:
-        cloudpickle.CloudPickler(_Nowhere(), protocol=pickle.HIGHEST_PROTOCOL, buffer_callback=_drop).dump(value)
+        cloudpickle.CloudPickler(nowhere, protocol=pickle.HIGHEST_PROTOCOL, buffer_callback=count).dump(value)
     except BaseException as error:  # noqa: BLE001 - it comes from methods of the value
-        return error
-    return None
+        return nowhere.nbytes, error
+    return nowhere.nbytes, None
 
 
 class _Nowhere(io.RawIOBase):
-    """Takes bytes, and keeps none."""
+    """Counts bytes, and keeps none."""
+
+    nbytes = 0
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any, /) -> int:
-        return memoryview(data).nbytes
-
-
-def _drop(_: pickle.PickleBuffer) -> None:
-    """Take a buffer out of the stream."""
+        written = memoryview(data).nbytes
+        self.nbytes += written
+        return written
 
 
 # What workers are asked beside their calls.

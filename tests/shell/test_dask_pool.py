@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 import uuid
@@ -99,6 +100,27 @@ def test_small_values_are_told_and_large_ones_stay(pool: DaskPool) -> None:
     assert large.nbytes >= 100_000
     assert large.fetch() == bytes(100_000)
     assert _value(pool.submit(_request(_length, value=large))) == 100_000
+
+
+class _Model:
+    """Dask takes it for some 50 bytes."""
+
+    def __init__(self, weights: int) -> None:
+        self.weights = bytes(weights)
+
+
+def test_how_large_instances_are_is_told_by_what_is_in_them(pool: DaskPool) -> None:
+    model = _value(pool.submit(_request(_Model, weights=1_000_000)))
+    assert isinstance(model, ValueThere)
+    assert model.nbytes >= 1_000_000
+    assert len(model.fetch().weights) == 1_000_000
+
+    def talk() -> _Model:
+        sys.stdout.write("x" * 1_000_000)
+        return _Model(10)
+
+    # It is not the value that is large.
+    assert len(_value(pool.submit(_request(talk))).weights) == 10
 
 
 def test_many_at_once_come_back_with_their_own(pool: DaskPool) -> None:
