@@ -18,13 +18,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from pytest_flowforge.dask_cluster.likeness import SAME_THERE, differences, facts_of
 from pytest_flowforge.dask_cluster.orders import Came, Order, make_call, stack_of
 from pytest_flowforge.dask_cluster.results import Keep, load_result, sees
 from pytest_flowforge.dask_cluster.stopping import Stopping
 from pytest_flowforge.dask_cluster.values import ValueThere, lacks_values, on_its_way, values_in
 from pytest_flowforge.dask_cluster.watchdog import PREFIX, watchdog
-from pytest_flowforge.dask_cluster.workers import ANSWER, Workers, in_background
-from pytest_flowforge.errors import ClusterUnreachable
+from pytest_flowforge.dask_cluster.workers import ANSWER, Workers, in_background, unreachable
 from pytest_flowforge.failures import one_line
 
 if TYPE_CHECKING:
@@ -154,6 +154,9 @@ class DaskPool(Executor):
         #: Workers that we have had restarted, or that have died: how many calls had begun there.
         self._deaths: dict[str, int] = {}
         self._workers = Workers(client)
+        #: Workers that have said what is installed there, and those of them where that is not as it is here.
+        self._known: set[str] = set()
+        self._unlike: set[str] = set()
         #: What people were alerted to.
         self._alerted: set[str] = set()
         self._waiting: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
@@ -171,8 +174,7 @@ class DaskPool(Executor):
             client.subscribe_topic(self._topic, self._on_event)
             self._workers.look(patience)
         except Exception as error:
-            msg = f"the Dask scheduler does not answer within {patience:g} s ({one_line(error)})"
-            raise ClusterUnreachable(msg) from error
+            raise unreachable(error, patience) from error
         self._stopping = Stopping(client, run, self._workers, self, patience=patience, grace=grace, tell=tell)
         self._sender, self._watcher = (
             threading.Thread(target=target, name=f"flowforge-dask-{name}", daemon=True)
@@ -359,10 +361,11 @@ class DaskPool(Executor):
                 self._give_up([call])
 
     def _elsewhere(self) -> dict[str, Any]:
-        """Options for Dask: to ask no worker that is busy with what nobody wants."""
-        busy = self._stopping.busy
+        """Options for Dask: to ask no worker that is busy with what nobody wants, or not like this process."""
         threads = self.workers
-        free = [worker for worker in threads if worker not in busy]
+        avoided = {*self._stopping.busy, *self._unlike}
+        free = [worker for worker in threads if worker not in avoided]
+        free = free or [worker for worker in threads if worker not in self._unlike]
         # Whatever becomes of these: others may be asked once they have gone.
         return {"workers": free, "allow_other_workers": True} if free and len(free) < len(threads) else {}
 
@@ -555,7 +558,29 @@ class DaskPool(Executor):
             if full >= _FULL:
                 self._lose("calls that do not end have taken all threads of its workers", is_silent=False)
                 return
+            self._look_at_new_ones()
             self._look_for_whom_is_waited()
+
+    def _look_at_new_ones(self) -> None:
+        """Ask workers that have come what is installed there."""
+        for worker in self.workers:
+            if worker not in self._known:
+                with suppress(Exception):
+                    self._workers.ask_for_all(worker, facts_of()).add_done_callback(partial(self._on_facts, worker))
+
+    def _on_facts(self, worker: str, told: Future[Any]) -> None:
+        facts = None if told.cancelled() else told.result()
+        if facts is None or isinstance(facts, OSError):
+            # It is asked again, unless it has gone.
+            return
+        self._known.add(worker)
+        unlike = differences(worker, facts)
+        if unlike:
+            self._unlike.add(worker)
+            self._alert_once(
+                f"a Dask worker has come that is not like this process: {'; '.join(unlike)}. It is left out where that "
+                f"can be. {SAME_THERE}"
+            )
 
     def _look_for_whom_is_waited(self) -> None:
         """Alert people when calls wait for workers that are not there."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["PREFIX", "others_on", "watchdog"]
+__all__ = ["PREFIX", "has_dashboard", "others_on", "watchdog"]
 
 #: How the keys of our calls begin. What the dashboard groups by ends at the first dash.
 PREFIX = "flowforge:"
@@ -58,3 +58,15 @@ def others_on(run: str) -> Any:
         return sum(not (key.startswith(prefix) and mark in key) for key in keys)
 
     return count
+
+
+def has_dashboard() -> Any:
+    """Return a function for the scheduler: whether it serves Dask's dashboard."""
+
+    def serves(dask_scheduler: Any = None) -> bool:
+        if "dashboard" not in dask_scheduler.services:
+            return False
+        # A dashboard is an application of Bokeh besides the pages of the server.
+        return bool(getattr(dask_scheduler.http_application, "applications", True))
+
+    return serves

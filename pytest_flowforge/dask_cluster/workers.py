@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from concurrent import futures
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
+
+from pytest_flowforge.errors import ClusterUnreachable
+from pytest_flowforge.failures import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
-__all__ = ["ANSWER", "Workers", "in_background"]
+__all__ = ["ANSWER", "Workers", "in_background", "unreachable"]
 
 #: Seconds that a worker has to answer, before that is no matter any more.
 ANSWER = 2.0
@@ -42,7 +46,11 @@ class Workers:
 
     def ask(self, worker: str, question: Callable[..., Any], *args: Any) -> Future[Any]:
         """Return the future of what a worker answers; None where it does not in time. No thread waits for that."""
-        return self._on_loop(self._answer(worker, question, *args))
+        return self._on_loop(self._answer(worker, question, *args, on_error="ignore"))
+
+    def ask_for_all(self, worker: str, question: Callable[..., Any]) -> Future[Any]:
+        """As :meth:`ask`; what the worker raises is an answer."""
+        return self._on_loop(self._answer(worker, question, on_error="return"))
 
     def answer(self, worker: str, question: Callable[..., Any], *args: Any) -> Any:
         """Return what a worker answers; None where it does not in time."""
@@ -51,9 +59,9 @@ class Workers:
         except Exception:  # noqa: BLE001 - the client has gone
             return None
 
-    async def _answer(self, worker: str, question: Callable[..., Any], *args: Any) -> Any:
+    async def _answer(self, worker: str, question: Callable[..., Any], *args: Any, on_error: str) -> Any:
         try:
-            asked = self._client.run(question, *args, workers=[worker], on_error="ignore")
+            asked = self._client.run(question, *args, workers=[worker], on_error=on_error)
             return (await asyncio.wait_for(asked, ANSWER)).get(worker)
         except Exception:  # noqa: BLE001 - it has gone, or is busy with something that lets nothing else happen
             return None
@@ -79,3 +87,14 @@ def in_background(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Fu
 
     threading.Thread(target=work, name="flowforge-dask-ask", daemon=True).start()
     return future
+
+
+#: What is raised when nobody answers: before Python 3.11, these are three classes.
+_LATE = (TimeoutError, asyncio.TimeoutError, futures.TimeoutError)
+
+
+def unreachable(error: BaseException, patience: float) -> ClusterUnreachable:
+    """Return what is raised where the scheduler can not be asked, which it was to answer within *patience* seconds."""
+    if isinstance(error, _LATE):
+        return ClusterUnreachable(f"the Dask scheduler does not answer within {patience:g} s ({one_line(error)})")
+    return ClusterUnreachable(f"the Dask scheduler can not be asked ({one_line(error)})")

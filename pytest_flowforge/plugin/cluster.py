@@ -296,14 +296,16 @@ def _about(options: ClusterOptions, error: ClusterError) -> str:
 
 def _say(config: pytest.Config, cluster: Cluster, pool: DaskPool) -> None:
     reporter = config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is None or reporter.verbosity < 0:
+    if reporter is None:
         return
-    threads = sum(pool.workers.values())
-    dashboard = f", dashboard {cluster.dashboard}" if cluster.dashboard else ""
-    many = f"{plural(len(pool.workers), 'worker')}, {plural(threads, 'thread')}" if threads else "no workers yet"
-    reporter.write_line(f"flowforge: Dask at {cluster.address}, {many}{dashboard}")
+    if reporter.verbosity >= 0:
+        threads = sum(pool.workers.values())
+        dashboard = f", dashboard {link}" if (link := cluster.dashboard) else ""
+        many = f"{plural(len(pool.workers), 'worker')}, {plural(threads, 'thread')}" if threads else "no workers yet"
+        reporter.write_line(f"flowforge: Dask at {cluster.address}, {many}{dashboard}")
     if cluster.is_open_to_others:
-        reporter.write_line("flowforge: whoever reaches that address can run code there: tls:// keeps others out")
+        # With -q, too: nobody is to find out too late.
+        reporter.write_line(f"flowforge: whoever reaches {cluster.address} can run code there: tls:// keeps others out")
 
 
 def _travel(entries: Iterable[Entry], config: pytest.Config) -> None:

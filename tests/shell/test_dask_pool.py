@@ -438,6 +438,19 @@ def test_a_scheduler_that_says_nothing_at_the_beginning(said: list[str]) -> None
         _pool_of(_Silent(), said, close=lambda: None, patience=0.1)
 
 
+class _Broken(_Silent):
+    """A client that can not ask."""
+
+    def register_plugin(self, _: Any) -> None:
+        msg = "it was written by another Python"
+        raise ValueError(msg)
+
+
+def test_a_scheduler_that_can_not_be_asked_is_not_called_silent(said: list[str]) -> None:
+    with pytest.raises(ClusterUnreachable, match=r"can not be asked \(ValueError: it was written by another Python\)"):
+        _pool_of(_Broken(), said, close=lambda: None)
+
+
 def _wait_until(condition: Callable[[], object]) -> None:
     until = time.monotonic() + 10
     while not condition():
