@@ -41,7 +41,10 @@ SMALL = 1 << 16
 _MOST_TOLD = 1 << 18
 
 
-#: Seconds that a call waits until it is known that it begins.
+#: Classes of values that are packed and stored in no time.
+_AT_ONCE = (type(None), bool, int, float)
+
+#: Seconds that a call waits until it is known that it begins, or has returned.
 _MOST_WAITED = 1.0
 
 
@@ -50,7 +53,7 @@ class Order:
     """A call for a worker: *call* was packed by :func:`~pytest_flowforge.executors.calls.pack`.
 
     ``topic`` is where it tells of itself under *key*. ``paths`` are folders that modules may be imported from, where
-    they are there. With ``is_limited`` it must be known when it begins.
+    they are there. With ``is_limited`` it must be known when it begins, and when it returns.
     """
 
     key: str
@@ -148,6 +151,9 @@ def _made(order: Order, inputs: Mapping[str, Any], worker: Any) -> _Done:
     _MODULES.begin(order.topic, order.paths)
     came = made(order.call, inputs, gathering_its_own)
     _over(order.key)
+    if order.is_limited and type(came.value) not in _AT_ONCE:
+        worker.log_event(order.topic, {"key": order.key, "returned": True})
+        _wait_until_told(worker)
     _MODULES.end()
     came.measures = replace(came.measures or Measures(), worker=_name_of(worker))
     if came.error is not None or came.outcome is not None:

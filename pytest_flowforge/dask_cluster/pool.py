@@ -26,11 +26,12 @@ from pytest_flowforge.dask_cluster.values import ValueThere, lacks_values, on_it
 from pytest_flowforge.dask_cluster.watchdog import PREFIX, watchdog
 from pytest_flowforge.dask_cluster.workers import ANSWER, Workers, in_background, unreachable
 from pytest_flowforge.failures import one_line
+from pytest_flowforge.starts import tell_return, tell_start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["Answer", "DaskPool", "Request", "SchedulerGone"]
+__all__ = ["Answer", "DaskPool", "Request", "SchedulerGone", "told_at"]
 
 #: Seconds between two looks at the cluster.
 _LOOK = 2.0
@@ -69,7 +70,8 @@ class WorkerDied(CancelledError):
 class Request:
     """A call to be made on a worker, with *inputs* of which some are on the cluster.
 
-    ``name`` is what the dashboard shows. ``on_begin`` is called, on a thread of the client, when the call begins.
+    ``name`` is what the dashboard shows. ``on_begin`` and ``on_return`` are called, on a thread of the client, when the
+    call begins, and when it has returned something that it takes time to send and to store; see :func:`told_at`.
     ``resources`` are those of Dask's workers.
     """
 
@@ -79,6 +81,18 @@ class Request:
     priority: int = 0
     resources: Mapping[str, float] = field(default_factory=dict)
     on_begin: Callable[[], None] | None = None
+    on_return: Callable[[], None] | None = None
+
+
+def told_at(place: tuple[str, int] | None) -> dict[str, Callable[[], None]]:
+    """Return the options of a :class:`Request` whose time is limited, which is to be told at *place*."""
+    if place is None:
+        return {"on_begin": _tell_nobody}
+    return {"on_begin": partial(tell_start, *place), "on_return": partial(tell_return, *place)}
+
+
+def _tell_nobody() -> None:
+    """There is no place where that could be told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,6 +401,9 @@ class DaskPool(Executor):
         if "began" in told:
             self._on_begin(key, told["began"])
             return
+        if "returned" in told:
+            self._on_return(key)
+            return
         with self._lock:
             call = self._calls.pop(key, None)
         if call is None:
@@ -414,6 +431,12 @@ class DaskPool(Executor):
                 call.here.set_running_or_notify_cancel()
         if call.request.on_begin is not None:
             call.request.on_begin()
+
+    def _on_return(self, key: str) -> None:
+        with self._lock:
+            call = self._calls.get(key)
+        if call is not None and call.request.on_return is not None:
+            call.request.on_return()
 
     def _on_done(self, call: _Call, there: Any) -> None:
         if call.there is not there or not self._is_wanted(call):

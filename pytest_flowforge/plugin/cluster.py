@@ -16,7 +16,7 @@ from pytest_flowforge.core.model import Outcome, Success
 from pytest_flowforge.core.records import ResultRef
 from pytest_flowforge.dask_cluster.connecting import Cluster, connect, start
 from pytest_flowforge.dask_cluster.orders import SMALL, Order
-from pytest_flowforge.dask_cluster.pool import Answer, DaskPool, Request
+from pytest_flowforge.dask_cluster.pool import Answer, DaskPool, Request, told_at
 from pytest_flowforge.dask_cluster.results import Keep
 from pytest_flowforge.dask_cluster.values import ValueThere
 from pytest_flowforge.errors import ClusterError, ClusterUnreachable
@@ -25,7 +25,6 @@ from pytest_flowforge.plugin.bodies import Body
 from pytest_flowforge.plugin.pools import PoolBackend, body_of
 from pytest_flowforge.plugin.travelling import packed_call, taken_in, travel_by_value
 from pytest_flowforge.plugin.values import Arrivals, Values
-from pytest_flowforge.starts import tell_start
 from pytest_flowforge.storage.files import Files
 from pytest_flowforge.wording import plural
 
@@ -117,7 +116,7 @@ class ClusterBackend(PoolBackend):
             inputs=there,
             priority=task.priority,
             resources={resources[pool]: units for pool, units in task.pools if pool in resources},
-            on_begin=partial(_tell, body.tell) if limited else None,
+            **(told_at(body.tell) if limited else {}),
         )
         return request, ()
 
@@ -325,11 +324,6 @@ def _travel(entries: Iterable[Entry], config: pytest.Config) -> None:
 
 def _mark() -> str:
     return f"{Files().urandom(4).hex()}"
-
-
-def _tell(place: tuple[str, int] | None) -> None:
-    if place is not None:
-        tell_start(*place)
 
 
 def _nothing() -> None:
