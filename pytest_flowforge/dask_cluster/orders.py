@@ -37,9 +37,8 @@ __all__ = ["SMALL", "Came", "Order", "make_call", "running", "stack_of", "stop"]
 #: Bytes of a value that is told along with what its call came to.
 SMALL = 1 << 16
 
-#: Bytes that are told in an event, of which the scheduler keeps the last thousand. More is fetched.
-_MOST_TOLD = 1 << 18
-
+#: Bytes that are told in an event, which goes through the scheduler. More is fetched.
+_MOST_TOLD = 1 << 17
 
 #: Classes of values that are packed and stored in no time.
 _AT_ONCE = (type(None), bool, int, float)

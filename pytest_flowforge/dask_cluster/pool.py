@@ -23,7 +23,7 @@ from pytest_flowforge.dask_cluster.orders import Came, Order, make_call, stack_o
 from pytest_flowforge.dask_cluster.results import Keep, load_result, sees
 from pytest_flowforge.dask_cluster.stopping import Stopping
 from pytest_flowforge.dask_cluster.values import ValueThere, lacks_values, on_its_way, values_in
-from pytest_flowforge.dask_cluster.watchdog import PREFIX, watchdog
+from pytest_flowforge.dask_cluster.watchdog import PREFIX, sweeper, watchdog, without
 from pytest_flowforge.dask_cluster.workers import ANSWER, Workers, in_background, unreachable
 from pytest_flowforge.failures import one_line
 from pytest_flowforge.starts import tell_return, tell_start
@@ -184,7 +184,8 @@ class DaskPool(Executor):
         #: scheduler has forgotten what was ours, and whom to tell.
         self._connection = client.scheduler_comm
         try:
-            in_background(client.register_plugin, watchdog()).result(patience)
+            for plugin in (watchdog(), sweeper()):
+                in_background(client.register_plugin, plugin).result(patience)
             client.subscribe_topic(self._topic, self._on_event)
             self._workers.look(patience)
         except Exception as error:
@@ -306,6 +307,9 @@ class DaskPool(Executor):
             self._stopping.close()
             with suppress(Exception):
                 self._client.unsubscribe_topic(self._topic)
+                if not self.lost:
+                    # The client may be somebody else's, and stay.
+                    in_background(self._client.run_on_scheduler, without(self._topic)).result(ANSWER)
             # Who does not answer is left to itself.
             with suppress(Exception):
                 in_background(self._free).result(min(self._patience, _FAREWELL))

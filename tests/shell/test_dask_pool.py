@@ -241,6 +241,38 @@ def test_what_is_cancelled_at_once_takes_no_slot(pool: DaskPool) -> None:
     assert _value(pool.submit(_request(lambda: "next"))) == "next"
 
 
+def _events_of_ours(cluster: Any) -> dict[str, int]:
+    """How many events the scheduler keeps of our topics."""
+    topics = cluster.scheduler._broker._topics
+    return {name: len(topic.events) for name, topic in topics.items() if name.startswith("flowforge:")}
+
+
+def test_the_scheduler_keeps_no_events_and_no_topics(cluster: Any, said: list[str]) -> None:
+    # As somebody else's client, which stays.
+    with Client(cluster, set_as_default=False) as client:
+        before = set(_events_of_ours(cluster))
+        pool = _pool_of(client, said, close=lambda: None)
+        for number in range(20):
+            assert _value(pool.submit(_request(lambda number: bytes(50_000) + bytes([number]), number=number)))
+        (topic,) = set(_events_of_ours(cluster)) - before
+        assert _events_of_ours(cluster)[topic] == 0
+        pool.shutdown()
+        assert topic not in _events_of_ours(cluster)
+
+
+def test_the_topic_of_a_run_that_was_killed_goes_with_its_client(cluster: Any, said: list[str]) -> None:
+    first, second = (Client(cluster, set_as_default=False) for _ in range(2))
+    killed, other = (_pool_of(client, said, close=client.close) for client in (first, second))
+    topics = {pool._topic for pool in (killed, other)}
+    _wait_until(lambda: topics <= set(_events_of_ours(cluster)))
+    first.close()
+    _wait_until(lambda: killed._topic not in _events_of_ours(cluster))
+    assert other._topic in _events_of_ours(cluster)
+    assert _value(other.submit(_request(lambda: 3))) == 3
+    killed.shutdown()
+    other.shutdown()
+
+
 def test_once_it_is_closed_it_takes_nothing(cluster: Any, said: list[str]) -> None:
     client = Client(cluster, set_as_default=False)
     pool = _pool_of(client, said, close=client.close)
