@@ -273,6 +273,11 @@ class DaskPool(Executor):
         self._give_up([call])
         return True
 
+    @property
+    def abandoned(self) -> int:
+        """How many threads of this process go on that were given up on: calls are made elsewhere."""
+        return 0
+
     def stack_of(self, future: Future[Any]) -> str:
         """Return where a call stands now; empty where nobody can tell."""
         with self._lock:

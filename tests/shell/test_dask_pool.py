@@ -26,6 +26,7 @@ from pytest_flowforge.dask_cluster.values import ValueThere
 from pytest_flowforge.dask_cluster.watchdog import others_on
 from pytest_flowforge.errors import ClusterUnreachable, ResultMissing
 from pytest_flowforge.executors.calls import pack, unpack
+from pytest_flowforge.executors.futures import KnowingPool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -121,6 +122,10 @@ def test_how_large_instances_are_is_told_by_what_is_in_them(pool: DaskPool) -> N
 
     # It is not the value that is large.
     assert len(_value(pool.submit(_request(talk))).weights) == 10
+
+
+def test_it_says_itself_how_many_calls_it_can_make(pool: DaskPool) -> None:
+    assert isinstance(pool, KnowingPool)
 
 
 def test_many_at_once_come_back_with_their_own(pool: DaskPool) -> None:
