@@ -61,9 +61,12 @@ class Workers:
 
     async def _answer(self, worker: str, question: Callable[..., Any], *args: Any, on_error: str) -> Any:
         try:
-            asked = self._client.run(question, *args, workers=[worker], on_error=on_error)
-            return (await asyncio.wait_for(asked, ANSWER)).get(worker)
-        except Exception:  # noqa: BLE001 - it has gone, or is busy with something that lets nothing else happen
+            asked = asyncio.ensure_future(self._client.run(question, *args, workers=[worker], on_error=on_error))
+            await asyncio.wait([asked], timeout=ANSWER)
+            # And not waited for: to leave somebody who does not answer can take long.
+            asked.cancel()
+            return asked.result().get(worker) if asked.done() else None
+        except (Exception, asyncio.CancelledError):  # noqa: BLE001 - it has gone, or lets nothing else happen
             return None
 
     def _on_loop(self, work: Coroutine[Any, Any, Any]) -> Future[Any]:
