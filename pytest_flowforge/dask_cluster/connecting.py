@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-import sys
 from contextlib import ExitStack, suppress
 from importlib import import_module
 from pathlib import Path
@@ -13,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from pytest_flowforge.dask_cluster import leash
+from pytest_flowforge.dask_cluster.likeness import SAME_THERE, differences, facts_of
+from pytest_flowforge.dask_cluster.watchdog import has_dashboard
+from pytest_flowforge.dask_cluster.workers import in_background, unreachable
 from pytest_flowforge.errors import ClusterError, ClusterUnreachable
 from pytest_flowforge.failures import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
 __all__ = ["Cluster", "connect", "start"]
-
-#: What has to be the same here and at the workers, for functions and values to travel.
-_PACKAGES = ("pytest_flowforge", "cloudpickle", "distributed")
 
 
 class Cluster:
@@ -43,9 +42,12 @@ class Cluster:
     @property
     def dashboard(self) -> str:
         """The link of Dask's dashboard; empty where there is none."""
-        # Dask may know of a proxy, but not whether anybody listens there.
-        services = self.client.scheduler_info().get("services", {})
-        return str(self.client.dashboard_link or "") if "dashboard" in services else ""
+        # With --no-dashboard, too, there is a server: it has other pages.
+        try:
+            is_there = in_background(self.client.run_on_scheduler, has_dashboard()).result(_ANSWER)
+        except Exception:  # noqa: BLE001 - it is only to be shown
+            return ""
+        return str(self.client.dashboard_link or "") if is_there else ""
 
     @property
     def is_open_to_others(self) -> bool:
@@ -67,33 +69,19 @@ class Cluster:
         try:
             facts: Mapping[str, Any] = self.client.sync(self._ask_all, patience, callback_timeout=2 * patience)
         except Exception as error:
-            msg = f"the Dask scheduler does not answer within {patience:g} s ({one_line(error)})"
-            raise ClusterUnreachable(msg) from error
-        here = _facts()(list(_PACKAGES))
-        problems = []
-        for worker, there in facts.items():
-            if isinstance(there, BaseException):
-                problems.append(f"{worker} can not say what it has ({one_line(there)})")
-                continue
-            problems += [
-                f"{worker} has {_called(name)} {there[name] or 'not at all'}, and here it is {here[name]}"
-                for name in here
-                if there[name] != here[name]
-            ]
+            raise unreachable(error, patience) from error
+        problems = [problem for worker, there in facts.items() for problem in differences(worker, there)]
         if problems:
             shown = "; ".join(problems[:_MOST])
             more = f"; and {len(problems) - _MOST} more" if len(problems) > _MOST else ""
-            msg = (
-                f"the workers of {self.address} and this process are not alike: {shown}{more}. Install the same there: "
-                "the same Python (major and minor version), and pytest-flowforge[dask]"
-            )
+            msg = f"the workers of {self.address} and this process are not alike: {shown}{more}. {SAME_THERE}"
             raise ClusterError(msg)
 
     async def _ask_all(self, patience: float) -> dict[str, Any]:
         """Return the facts of those workers that tell them in time."""
         identity = await asyncio.wait_for(self.client.scheduler.identity(), patience)
         asked = {
-            worker: asyncio.ensure_future(self.client.run(_facts(), list(_PACKAGES), workers=[worker]))
+            worker: asyncio.ensure_future(self.client.run(facts_of(), workers=[worker]))
             for worker in identity["workers"]
         }
         if asked:
@@ -127,27 +115,6 @@ _ERRORS = (OSError, ValueError, RuntimeError, TypeError, asyncio.TimeoutError)
 
 #: Differences that are shown.
 _MOST = 5
-
-
-def _called(name: str) -> str:
-    return "Python" if name == "python" else name.replace("_", "-")
-
-
-def _facts() -> Callable[[list[str]], dict[str, str]]:
-    """Return a function that says what is installed where it is called. It travels by value."""
-
-    def facts(packages: list[str]) -> dict[str, str]:
-        from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
-
-        found = {"python": "{}.{}".format(*sys.version_info)}
-        for name in packages:
-            try:
-                found[name] = version(name.replace("_", "-"))
-            except PackageNotFoundError:
-                found[name] = ""
-        return found
-
-    return facts
 
 
 def connect(address: str, patience: float) -> Cluster:

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import importlib
 import io
 import pickle
 import sys
 import threading
 import traceback
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
 from pytest_flowforge.core.model import Measures
+from pytest_flowforge.dask_cluster.importing import ProjectModules
 from pytest_flowforge.dask_cluster.results import Keep, store_result
 from pytest_flowforge.errors import ResultUnstorable
 from pytest_flowforge.executors.calls import Returned, gathering_its_own, made, packed
@@ -38,11 +37,13 @@ __all__ = ["SMALL", "Came", "Order", "make_call", "running", "stack_of", "stop"]
 #: Bytes of a value that is told along with what its call came to.
 SMALL = 1 << 16
 
-#: Bytes that are told in an event, of which the scheduler keeps the last thousand. More is fetched.
-_MOST_TOLD = 1 << 18
+#: Bytes that are told in an event, which goes through the scheduler. More is fetched.
+_MOST_TOLD = 1 << 17
 
+#: Classes of values that are packed and stored in no time.
+_AT_ONCE = (type(None), bool, int, float)
 
-#: Seconds that a call waits until it is known that it begins.
+#: Seconds that a call waits until it is known that it begins, or has returned.
 _MOST_WAITED = 1.0
 
 
@@ -51,7 +52,7 @@ class Order:
     """A call for a worker: *call* was packed by :func:`~pytest_flowforge.executors.calls.pack`.
 
     ``topic`` is where it tells of itself under *key*. ``paths`` are folders that modules may be imported from, where
-    they are there. With ``is_limited`` it must be known when it begins.
+    they are there. With ``is_limited`` it must be known when it begins, and when it returns.
     """
 
     key: str
@@ -96,21 +97,16 @@ def make_call(order: Order, inputs: Mapping[str, Any]) -> Any:
         worker.log_event(order.topic, {"key": order.key, "began": worker.address})
         if order.is_limited:
             _wait_until_told(worker)
-        facts: dict[str, Any] = {"key": order.key}
-        value, came = _made(order, inputs, worker)
-        if value is not _NOTHING:
-            facts["nbytes"] = _size_of(value)
+        done = _made(order, inputs, worker)
+        facts: dict[str, Any] = {"key": order.key, "took": done.came.seconds, "came": done.data}
+        if done.stays:
+            facts["nbytes"] = done.nbytes
             if order.previews:
-                facts["preview"] = preview(value)
-            facts["stored"] = None if order.keep is None else store_result(order.keep, value)
-        small = came.value
-        data = packed(came)
-        if came.unsendable and value is _NOTHING and small is not None:
-            came.error = _unsendable(small, came.error)
-            data = packed(came)
-        if value is _NOTHING and len(data) > _MOST_TOLD:
-            return Came(data)
-        worker.log_event(order.topic, {**facts, "took": came.seconds, "came": data})
+                facts["preview"] = preview(done.value)
+            facts["stored"] = None if order.keep is None else store_result(order.keep, done.value)
+        elif len(done.data) > _MOST_TOLD:
+            return Came(done.data)
+        worker.log_event(order.topic, facts)
     except BaseException as error:  # noqa: BLE001 - whatever it is, Dask would not know what to do with it
         _over(order.key)
         came = Returned(error=error, trace="".join(traceback.format_exception(error)))
@@ -118,37 +114,10 @@ def make_call(order: Order, inputs: Mapping[str, Any]) -> Any:
     finally:
         # What is raised from outside may be raised in there.
         _over(order.key)
-    return None if value is _NOTHING else value
+    return done.value
 
 
-def _make_importable(order: Order) -> None:
-    """Let the call find modules of its project where it imports them itself, as they are now."""
-    # Not the other lock: to look at a module can be to import it, and the event loop of the worker waits for that one.
-    with _IMPORTING.lock:
-        if order.topic == _IMPORTING.topic:
-            return
-        if not _IMPORTING.topic:
-            _IMPORTING.before.update(sys.modules)
-        _IMPORTING.topic = order.topic
-        for name, module in list(sys.modules.items()):
-            file = getattr(module, "__file__", None)
-            # They may have been edited since a call of an earlier run has imported them.
-            if name not in _IMPORTING.before and isinstance(file, str) and file.startswith(order.paths):
-                del sys.modules[name]
-        sys.path.extend(path for path in order.paths if path not in sys.path and Path(path).is_dir())
-        importlib.invalidate_caches()
-
-
-@dataclass(slots=True)
-class _Importing:
-    """For which run this process imports modules, and what was imported before there was any."""
-
-    topic: str = ""
-    before: set[str] = field(default_factory=set)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-
-_IMPORTING = _Importing()
+_MODULES = ProjectModules()
 
 
 def _over(key: str) -> None:
@@ -161,26 +130,68 @@ def _over(key: str) -> None:
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(threading.get_ident()), None)
 
 
-#: There is no value that stays here; None is a value.
-_NOTHING: Any = object()
+@dataclass(slots=True)
+class _Done:
+    """A call that was made: what it came to, as it is told, and packed; its value, of so many bytes, if that stays."""
+
+    came: Returned
+    data: bytes
+    value: Any = None
+    nbytes: int = 0
+
+    @property
+    def stays(self) -> bool:
+        return self.nbytes > SMALL
 
 
-def _made(order: Order, inputs: Mapping[str, Any], worker: Any) -> tuple[Any, Returned]:
-    """Make the call; return the value that stays here, if there is one, and what else it came to."""
+def _made(order: Order, inputs: Mapping[str, Any], worker: Any) -> _Done:
+    """Make the call; return what it came to."""
     tell_apart()
-    _make_importable(order)
+    _MODULES.begin(order.topic, order.paths)
     came = made(order.call, inputs, gathering_its_own)
     _over(order.key)
+    if order.is_limited and type(came.value) not in _AT_ONCE:
+        worker.log_event(order.topic, {"key": order.key, "returned": True})
+        _wait_until_told(worker)
+    _MODULES.end()
     came.measures = replace(came.measures or Measures(), worker=_name_of(worker))
-    if came.error is not None or came.outcome is not None or _size_of(came.value) <= SMALL:
-        return _NOTHING, came
-    value, came.value = came.value, None
-    wrong = _why_unsendable(value)
+    if came.error is not None or came.outcome is not None:
+        return _Done(came, packed(came))
+    value, nbytes = came.value, _size_of(came.value)
+    if nbytes <= SMALL:
+        done = _packed_with_value(came)
+        if done is not None:
+            return done
+        # Dask knows nothing of what is in instances of most classes.
+        nbytes = SMALL + 1
+    came.value = None
+    written, wrong = _written(value)
     if wrong is None:
-        return value, came
-    came.error, came.unsendable = _unsendable(value, wrong), True
-    came.trace = str(came.error)
-    return _NOTHING, came
+        return _Done(came, packed(came), value, max(nbytes, written))
+    return _unsendable(came, value, wrong)
+
+
+def _packed_with_value(came: Returned) -> _Done | None:
+    """Return what is told where the value is a part of that; None where the value is too large for it."""
+    value = came.value
+    data = packed(came)
+    if came.unsendable:
+        return _unsendable(came, value, came.error)
+    if len(data) > SMALL:
+        came.value = None
+        # It may be what the call has written that is large.
+        if len(data) - len(packed(came)) > SMALL:
+            return None
+        came.value = value
+    return _Done(came, data)
+
+
+def _unsendable(came: Returned, value: Any, wrong: BaseException | None) -> _Done:
+    """A call whose value can go nowhere has failed."""
+    why = "" if wrong is None else f" ({one_line(wrong)})"
+    came.error = ResultUnstorable(f"can not be sent to another process: {explain_unpicklable(value)}{why}")
+    came.value, came.unsendable, came.trace = None, True, str(came.error)
+    return _Done(came, packed(came))
 
 
 def _wait_until_told(worker: Any) -> None:
@@ -196,11 +207,6 @@ def _wait_until_told(worker: Any) -> None:
     told.wait(_MOST_WAITED)
 
 
-def _unsendable(value: Any, wrong: BaseException | None) -> ResultUnstorable:
-    why = "" if wrong is None else f" ({one_line(wrong)})"
-    return ResultUnstorable(f"can not be sent to another process: {explain_unpicklable(value)}{why}")
-
-
 def _name_of(worker: Any) -> str:
     """The worker, and which of its threads this is."""
     number = threading.current_thread().name.rpartition("-")[2]
@@ -214,27 +220,32 @@ def _size_of(value: Any) -> int:
     return int(safe_sizeof(value))
 
 
-def _why_unsendable(value: Any) -> BaseException | None:
-    """Return what pickling *value* raises; None where it can go to another worker."""
+def _written(value: Any) -> tuple[int, BaseException | None]:
+    """Return how many bytes *value* is on its way to another worker, and what pickling it raises."""
+    nowhere = _Nowhere()
+
+    def count(buffer: pickle.PickleBuffer) -> None:
+        nowhere.nbytes += memoryview(buffer).nbytes
+
     try:
-        cloudpickle.CloudPickler(_Nowhere(), protocol=pickle.HIGHEST_PROTOCOL, buffer_callback=_drop).dump(value)
+        cloudpickle.CloudPickler(nowhere, protocol=pickle.HIGHEST_PROTOCOL, buffer_callback=count).dump(value)
     except BaseException as error:  # noqa: BLE001 - it comes from methods of the value
-        return error
-    return None
+        return nowhere.nbytes, error
+    return nowhere.nbytes, None
 
 
 class _Nowhere(io.RawIOBase):
-    """Takes bytes, and keeps none."""
+    """Counts bytes, and keeps none."""
+
+    nbytes = 0
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any, /) -> int:
-        return memoryview(data).nbytes
-
-
-def _drop(_: pickle.PickleBuffer) -> None:
-    """Take a buffer out of the stream."""
+        written = memoryview(data).nbytes
+        self.nbytes += written
+        return written
 
 
 # What workers are asked beside their calls.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["PREFIX", "others_on", "watchdog"]
+__all__ = ["PREFIX", "has_dashboard", "others_on", "sweeper", "watchdog", "without"]
 
 #: How the keys of our calls begin. What the dashboard groups by ends at the first dash.
 PREFIX = "flowforge:"
@@ -43,6 +43,49 @@ def watchdog() -> Any:
     return Watchdog()
 
 
+def sweeper() -> Any:
+    """Return a plugin for the scheduler that keeps nothing of what our calls tell, which is over once it was sent.
+
+    By itself Dask keeps the last thousand events of each topic, and each topic for ever. Each run has one.
+    """
+    from distributed import SchedulerPlugin  # noqa: PLC0415 - an extra
+
+    prefix = PREFIX
+
+    class Sweeper(SchedulerPlugin):  # type: ignore[misc]
+        name = "pytest-flowforge-events-1"
+        idempotent = True
+
+        async def start(self, scheduler: Any) -> None:
+            self.scheduler = scheduler
+
+        def log_event(self, topic: str, _: Any) -> None:
+            if topic.startswith(prefix) and (known := self._topics().get(topic)) is not None:
+                known.events.clear()
+
+        def remove_client(self, scheduler: Any, client: str) -> None:
+            # A run that was killed says nothing, and workers may tell something when a run is over.
+            topics = self._topics()
+            for name in [name for name in topics if name.startswith(prefix)]:
+                if not topics[name].subscribers & scheduler.clients.keys() - {client}:
+                    del topics[name]
+
+        def _topics(self) -> Any:
+            # There is no public way to be rid of one.
+            return getattr(getattr(self.scheduler, "_broker", None), "_topics", {})
+
+    return Sweeper()
+
+
+def without(topic: str) -> Any:
+    """Return a function for the scheduler that forgets *topic*."""
+
+    def forget(dask_scheduler: Any = None) -> None:
+        getattr(getattr(dask_scheduler, "_broker", None), "_topics", {}).pop(topic, None)
+
+    return forget
+
+
 def others_on(run: str) -> Any:
     """Return a function for the scheduler: how many tasks and results of others a worker has, by its address.
 
@@ -58,3 +101,15 @@ def others_on(run: str) -> Any:
         return sum(not (key.startswith(prefix) and mark in key) for key in keys)
 
     return count
+
+
+def has_dashboard() -> Any:
+    """Return a function for the scheduler: whether it serves Dask's dashboard."""
+
+    def serves(dask_scheduler: Any = None) -> bool:
+        if "dashboard" not in dask_scheduler.services:
+            return False
+        # A dashboard is an application of Bokeh besides the pages of the server.
+        return bool(getattr(dask_scheduler.http_application, "applications", True))
+
+    return serves

@@ -26,7 +26,7 @@ import cloudpickle
 from pytest_flowforge import measuring
 from pytest_flowforge.awaiting import run_to_its_end
 from pytest_flowforge.failures import Stranger, capped, qualified_members, qualified_mro, safe_text, shortened
-from pytest_flowforge.starts import tell_start
+from pytest_flowforge.starts import tell_return, tell_start
 from pytest_flowforge.writers import Output, writing_to
 
 if TYPE_CHECKING:
@@ -89,11 +89,14 @@ def _unpacked_filters(filters: bytes) -> tuple[Any, ...]:
 def perform(call: bytes, tell: tuple[str, int] | None = None) -> bytes:
     """Make the call that :func:`pack` has packed; return a :class:`Returned`, packed.
 
-    ``tell`` is a file, and the place in it where to write when the call begins, if that can be opened here.
+    ``tell`` is a file, and the place in it where to write when the call begins and returns, if that can be opened here.
     """
-    if tell is not None:
-        tell_start(*tell)
-    return packed(made(call))
+    if tell is None:
+        return packed(made(call))
+    tell_start(*tell)
+    came = made(call)
+    tell_return(*tell)
+    return packed(came)
 
 
 def made(

@@ -16,15 +16,15 @@ from pytest_flowforge.core.model import Outcome, Success
 from pytest_flowforge.core.records import ResultRef
 from pytest_flowforge.dask_cluster.connecting import Cluster, connect, start
 from pytest_flowforge.dask_cluster.orders import SMALL, Order
-from pytest_flowforge.dask_cluster.pool import Answer, DaskPool, OnCluster, Request
+from pytest_flowforge.dask_cluster.pool import Answer, DaskPool, Request, told_at
 from pytest_flowforge.dask_cluster.results import Keep
+from pytest_flowforge.dask_cluster.values import ValueThere
 from pytest_flowforge.errors import ClusterError, ClusterUnreachable
 from pytest_flowforge.executors.calls import unpack
 from pytest_flowforge.plugin.bodies import Body
 from pytest_flowforge.plugin.pools import PoolBackend, body_of
 from pytest_flowforge.plugin.travelling import packed_call, taken_in, travel_by_value
 from pytest_flowforge.plugin.values import Arrivals, Values
-from pytest_flowforge.starts import tell_start
 from pytest_flowforge.storage.files import Files
 from pytest_flowforge.wording import plural
 
@@ -55,7 +55,6 @@ class ClusterBackend(PoolBackend):
         #: Where people read while pytest keeps what is written.
         self._errors = os.dup(2)
         self._cluster = _cluster_of(options, workers or 1)
-        self._project = [str(work.session.config.rootpath)]
         try:
             self._cluster.check_workers(options.timeout)
             pool = DaskPool(
@@ -117,7 +116,7 @@ class ClusterBackend(PoolBackend):
             inputs=there,
             priority=task.priority,
             resources={resources[pool]: units for pool, units in task.pools if pool in resources},
-            on_begin=partial(_tell, body.tell) if limited else None,
+            **(told_at(body.tell) if limited else {}),
         )
         return request, ()
 
@@ -149,7 +148,8 @@ class ClusterBackend(PoolBackend):
         answer: Answer = payload
         taken_in(body, unpack(answer.data))
         if answer.value is not None:
-            answer.value.label = self._work.graph[job.task].label
+            label = self._work.graph[job.task].label
+            answer.value.label, answer.value.way_out = label, f"{label} runs again on --ff-resume"
             body.value = answer.value
             self._answers[job.task] = answer
         return Success(), body
@@ -173,7 +173,7 @@ class ClusterBackend(PoolBackend):
         return {name: _fetched(value) for name, value in inputs.items()} if self._stays_here(entry) else inputs
 
     def keep(self, task: TaskId, value: Any) -> int | None:
-        if not isinstance(value, OnCluster):
+        if not isinstance(value, ValueThere):
             return super().keep(task, value)
         answer = self._answers.pop(task, None)
         if self.values.are_mapped(task):
@@ -188,20 +188,20 @@ class ClusterBackend(PoolBackend):
         self.values.put(task, value, stored=size is not None)
         return size
 
-    def _earlier(self, record: TaskRecord) -> OnCluster | None:
+    def _earlier(self, record: TaskRecord) -> ValueThere | None:
         """Have a worker load the result of an earlier run; None for a small one, and where that can not be done."""
         ref, archive = record.result, self._work.checkpointing.archive
         if ref is None or archive is None or ref.length <= SMALL or self._shared is None:
             return None
         reload = partial(self._dask.load, self._shared, ref.to_json())
-        return OnCluster(reload(), ref.length, self._dask.gather, load=partial(archive.load, record), reload=reload)
+        return ValueThere(reload(), ref.length, self._dask.gather, load=partial(archive.load, record), reload=reload)
 
     @cached_property
     def _shared(self) -> Keep | None:
         """Where all workers see the results that are stored; None where they do not."""
         return self._keep if self._keep is not None and self._dask.all_see(self._keep) else None
 
-    def _keep_there(self, task: TaskId, value: OnCluster, stored: Any) -> int | None:
+    def _keep_there(self, task: TaskId, value: ValueThere, stored: Any) -> int | None:
         """Take note of where the worker that made *value* has stored it; where it can not, fetch and store it."""
         checkpointing = self._work.checkpointing
         keeper = checkpointing.keeper
@@ -231,7 +231,7 @@ class ValuesThere(Values):
     """Results of which some are on the cluster: their readers here get the values, calls get what stands for them."""
 
     #: What has a worker load an earlier result, where that can be done.
-    there: Callable[[TaskRecord], OnCluster | None] | None = None
+    there: Callable[[TaskRecord], ValueThere | None] | None = None
 
     def are_mapped(self, task: TaskId) -> bool:
         """Whether tasks are made from the elements of what *task* returns."""
@@ -265,7 +265,7 @@ class ValuesThere(Values):
 
 
 def _fetched(value: Any) -> Any:
-    if isinstance(value, OnCluster):
+    if isinstance(value, ValueThere):
         return value.fetch()
     if _is_there(value):
         return {name: _fetched(one) for name, one in value.items()}
@@ -273,8 +273,8 @@ def _fetched(value: Any) -> Any:
 
 
 def _is_there(value: Any) -> bool:
-    return isinstance(value, OnCluster) or (
-        type(value) is dict and any(isinstance(one, OnCluster) for one in value.values())
+    return isinstance(value, ValueThere) or (
+        type(value) is dict and any(isinstance(one, ValueThere) for one in value.values())
     )
 
 
@@ -295,14 +295,16 @@ def _about(options: ClusterOptions, error: ClusterError) -> str:
 
 def _say(config: pytest.Config, cluster: Cluster, pool: DaskPool) -> None:
     reporter = config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is None or reporter.verbosity < 0:
+    if reporter is None:
         return
-    threads = sum(pool.workers.values())
-    dashboard = f", dashboard {cluster.dashboard}" if cluster.dashboard else ""
-    many = f"{plural(len(pool.workers), 'worker')}, {plural(threads, 'thread')}" if threads else "no workers yet"
-    reporter.write_line(f"flowforge: Dask at {cluster.address}, {many}{dashboard}")
+    if reporter.verbosity >= 0:
+        threads = sum(pool.workers.values())
+        dashboard = f", dashboard {link}" if (link := cluster.dashboard) else ""
+        many = f"{plural(len(pool.workers), 'worker')}, {plural(threads, 'thread')}" if threads else "no workers yet"
+        reporter.write_line(f"flowforge: Dask at {cluster.address}, {many}{dashboard}")
     if cluster.is_open_to_others:
-        reporter.write_line("flowforge: whoever reaches that address can run code there: tls:// keeps others out")
+        # With -q, too: nobody is to find out too late.
+        reporter.write_line(f"flowforge: whoever reaches {cluster.address} can run code there: tls:// keeps others out")
 
 
 def _travel(entries: Iterable[Entry], config: pytest.Config) -> None:
@@ -322,11 +324,6 @@ def _travel(entries: Iterable[Entry], config: pytest.Config) -> None:
 
 def _mark() -> str:
     return f"{Files().urandom(4).hex()}"
-
-
-def _tell(place: tuple[str, int] | None) -> None:
-    if place is not None:
-        tell_start(*place)
 
 
 def _nothing() -> None:

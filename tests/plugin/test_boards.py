@@ -16,7 +16,7 @@ from pytest_flowforge.core.model import TaskId
 from pytest_flowforge.executors.calls import pack, perform
 from pytest_flowforge.plugin.boards import Board, WorkersBoard, readable
 from pytest_flowforge.plugin.bodies import Body
-from pytest_flowforge.starts import Starts
+from pytest_flowforge.starts import Starts, tell_return, tell_start
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -147,7 +147,8 @@ def test_calls_tell_when_they_begin() -> None:
     before = time.monotonic()
     perform(pack(os.getpid, {}), second)
     assert before <= starts.of(second) <= time.monotonic()
-    assert starts.of(first) == 0.0
+    assert starts.of(second) <= starts.returned(second) <= time.monotonic()
+    assert starts.of(first) == starts.returned(first) == 0.0
     perform(pack(os.getpid, {}), ("/nowhere/at/all", 8))
     starts.close()
     assert starts.new() is None
@@ -177,6 +178,24 @@ def test_limits_of_calls_are_over_in_their_order_and_said_once() -> None:
     assert limits.next_due() == pytest.approx(now + 40, abs=1)
     assert limits.overdue(now + 35, ()) == []
     limits.pop(_key("d"))
+    assert limits.next_due() == math.inf
+    limits.close()
+
+
+@needs_proc
+def test_the_time_of_a_call_ends_when_it_has_returned() -> None:
+    limits = CallLimits(lambda _: True)
+    now = time.monotonic()
+    quick, late = Body(print, {}), Body(print, {})
+    limits.add(_key("quick"), 10.0, quick, now)
+    limits.add(_key("late"), 0.0, late, now)
+    for body in (quick, late):
+        assert body.tell is not None
+        tell_start(*body.tell)
+        time.sleep(0.01)
+        tell_return(*body.tell)
+    # What becomes of the value may take any time.
+    assert limits.overdue(now + 50, ()) == [(_key("late"), 0.0)]
     assert limits.next_due() == math.inf
     limits.close()
 

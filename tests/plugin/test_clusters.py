@@ -5,6 +5,7 @@ What is the same under every executor is in ``test_executors_agree``.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import signal
 import subprocess
@@ -89,7 +90,8 @@ def test_what_was_lost_with_a_worker_and_is_not_kept(cluster: RunningCluster, fl
     assert result.ret == _FAILED
     assert dict(words(result))["after"] in ("FAILED", "ERROR")
     assert "before" in log()
-    result.stdout.fnmatch_lines(["*the result of before was lost with the worker that had it*"])
+    lost = "the result of before was lost with the worker that had it, and is not kept"
+    result.stdout.fnmatch_lines([f"*{lost}: before runs again on --ff-resume*"])
 
 
 def test_another_client_restarts_all_workers(
@@ -469,8 +471,9 @@ def test_helper_modules_are_what_they_are_here(cluster: RunningCluster, flow: Fl
     flow(edited, "-rP", *cluster.options).stdout.fnmatch_lines(["*the value is (20, 2, 200)*"])
 
 
-def test_workers_with_other_versions(cluster: RunningCluster, flow: Flow, tmp_path: Path) -> None:
-    preload = tmp_path / "older.py"
+def _older(folder: Path) -> Path:
+    """What a worker loads to be one with an older version."""
+    preload = folder / "older.py"
     preload.write_text(
         "import importlib.metadata as metadata\n"
         "def version(name, version=metadata.version):\n"
@@ -478,6 +481,66 @@ def test_workers_with_other_versions(cluster: RunningCluster, flow: Flow, tmp_pa
         "metadata.version = version\n",
         encoding="utf-8",
     )
+    return preload
+
+
+def test_a_worker_with_another_version_that_comes_late(
+    cluster: RunningCluster, flow: Flow, begin: Begin, log: Log, pytester: pytest.Pytester, tmp_path: Path
+) -> None:
+    source = """
+        import time
+        from pathlib import Path
+        import pytest
+        from distributed import get_worker
+        from log import log
+
+        def flow_first():
+            log("first")
+            while not Path("ready").exists():
+                time.sleep(0.02)
+
+        @pytest.mark.parametrize("number", range(4))
+        def flow_next(first, number):
+            log(get_worker().name)
+    """
+    flow(source, "--collect-only")
+    run = begin("-v", *cluster.options)
+    wait_until(lambda: "first" in log())
+    with cluster.one_more_worker("older", "--preload", str(_older(tmp_path)), "--name", "older"):
+        wait_until(lambda: "a Dask worker has come that is not like this process: tcp://" in run.output)
+        pytester.path.joinpath("ready").touch()
+        assert run.end() == _OK
+    assert "has pytest-flowforge 0.0.1, and here it is" in run.output
+    assert "older" not in log()
+
+
+def test_a_dashboard_is_shown(flow: Flow, tmp_path: Path) -> None:
+    pytest.importorskip("bokeh")
+    with running_cluster(tmp_path) as cluster:
+        flow("def flow_a(): ...", *cluster.options).stdout.fnmatch_lines(["flowforge: Dask at *, dashboard http://*"])
+
+
+def test_a_server_without_a_dashboard_is_not_shown(flow: Flow, tmp_path: Path) -> None:
+    with running_cluster(tmp_path, scheduler=["--no-dashboard"]) as cluster:
+        result = flow("def flow_a(): ...", *cluster.options)
+    result.stdout.fnmatch_lines(["flowforge: Dask at *, 2 workers, 2 threads"])
+
+
+def test_an_address_that_others_reach_is_said_with_q_too(flow: Flow, tmp_path: Path) -> None:
+    from distributed.utils import get_ip  # noqa: PLC0415 - an extra
+
+    if ipaddress.ip_address(get_ip()).is_loopback:
+        pytest.skip("this machine has no address that others reach")
+    with running_cluster(tmp_path, scheduler=["--host", get_ip()]) as cluster:
+        address = cluster.address
+        result = flow("def flow_a(): ...", "-q", *cluster.options)
+    assert result.ret == _OK
+    result.stdout.no_fnmatch_line("*Dask at*")
+    result.stdout.fnmatch_lines([f"flowforge: whoever reaches {address} can run code there: tls://*"])
+
+
+def test_workers_with_other_versions(cluster: RunningCluster, flow: Flow, tmp_path: Path) -> None:
+    preload = _older(tmp_path)
     with cluster.one_more_worker("older", "--preload", str(preload)):
         result = flow("def flow_a(): ...", *cluster.options)
 
@@ -773,4 +836,4 @@ def test_tls(flow: Flow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             "def flow_a(): return 1\ndef flow_b(a): assert a == 1", "-v", f"--ff-dask-address={cluster.address}"
         )
     assert words(result) == [("a", "PASSED"), ("b", "PASSED")]
-    result.stdout.no_fnmatch_line("*whoever reaches that address*")
+    result.stdout.no_fnmatch_line("*can run code there*")

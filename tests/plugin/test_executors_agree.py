@@ -1015,6 +1015,36 @@ def flow_last(after):
     result.stdout.no_fnmatch_line("*does not count*")
 
 
+# ---- time limits -----------------------------------------------------------------------------------------------------
+
+
+def test_what_becomes_of_a_value_does_not_count(kind: Kind, flow: Flow) -> None:
+    source = """
+        import time
+        import pytest
+
+        class Slow:
+            def __init__(self):
+                self.kept = bytes(100_000)
+
+            def __reduce__(self):
+                time.sleep(1.5)
+                return Slow, ()
+
+        @pytest.mark.timeout(1)
+        def flow_slow():
+            return Slow()
+
+        @pytest.mark.timeout(1)
+        def flow_late():
+            time.sleep(1.5)
+            return Slow()
+    """
+    result = flow(source, "-v", *kind.options)
+
+    assert ends(result) == once(slow="PASSED", late="FAILED")
+
+
 # ---- one task for each element ---------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 import uuid
@@ -16,14 +17,20 @@ pytest.importorskip("distributed")
 
 from distributed import Client, LocalCluster
 
+from pytest_flowforge.dask_cluster import pool as pool_module
+from pytest_flowforge.dask_cluster import stopping
 from pytest_flowforge.dask_cluster.orders import Order
-from pytest_flowforge.dask_cluster.pool import DaskPool, OnCluster, Request, SchedulerGone, _Call
+from pytest_flowforge.dask_cluster.pool import DaskPool, Request, SchedulerGone, _Call
+from pytest_flowforge.dask_cluster.results import Keep
+from pytest_flowforge.dask_cluster.values import ValueThere
 from pytest_flowforge.dask_cluster.watchdog import others_on
 from pytest_flowforge.errors import ClusterUnreachable, ResultMissing
 from pytest_flowforge.executors.calls import pack, unpack
+from pytest_flowforge.executors.futures import KnowingPool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +72,7 @@ def _order(key: str, topic: str, request: Request) -> Order:
 
 
 def _request(function: Callable[..., Any], /, **arguments: Any) -> Request:
-    there = {name: value for name, value in arguments.items() if isinstance(value, OnCluster)}
+    there = {name: value for name, value in arguments.items() if isinstance(value, ValueThere)}
     here = {name: value for name, value in arguments.items() if name not in there}
     return Request(function.__name__, pack(function, here), there)
 
@@ -90,10 +97,35 @@ def test_small_values_are_told_and_large_ones_stay(pool: DaskPool) -> None:
     assert _value(pool.submit(_request(lambda: 3))) == 3
     large = _value(pool.submit(_request(_large)))
 
-    assert isinstance(large, OnCluster)
+    assert isinstance(large, ValueThere)
     assert large.nbytes >= 100_000
     assert large.fetch() == bytes(100_000)
     assert _value(pool.submit(_request(_length, value=large))) == 100_000
+
+
+class _Model:
+    """Dask takes it for some 50 bytes."""
+
+    def __init__(self, weights: int) -> None:
+        self.weights = bytes(weights)
+
+
+def test_how_large_instances_are_is_told_by_what_is_in_them(pool: DaskPool) -> None:
+    model = _value(pool.submit(_request(_Model, weights=1_000_000)))
+    assert isinstance(model, ValueThere)
+    assert model.nbytes >= 1_000_000
+    assert len(model.fetch().weights) == 1_000_000
+
+    def talk() -> _Model:
+        sys.stdout.write("x" * 1_000_000)
+        return _Model(10)
+
+    # It is not the value that is large.
+    assert len(_value(pool.submit(_request(talk))).weights) == 10
+
+
+def test_it_says_itself_how_many_calls_it_can_make(pool: DaskPool) -> None:
+    assert isinstance(pool, KnowingPool)
 
 
 def test_many_at_once_come_back_with_their_own(pool: DaskPool) -> None:
@@ -132,6 +164,41 @@ def test_what_others_dropped_was_lost(pool: DaskPool) -> None:
     large.load = lambda: b"kept"
     assert large.fetch() == b"kept"
     assert _value(pool.submit(_request(_length, value=large))) == 4
+
+
+def test_what_a_worker_can_not_load_is_loaded_here(pool: DaskPool, tmp_path: Path) -> None:
+    keep = Keep(str(tmp_path / "nowhere"), "", "20260101-000000-0000", ("json",), durable=False, proof=b"")
+
+    def reload() -> Any:
+        return pool.load(keep, ["run", "segment", 0, 1, "json", "digest"])
+
+    early = ValueThere(reload(), 100_000, pool.gather, "early", load=lambda: bytes(100_000), reload=reload)
+    futures = [pool.submit(_request(_length, value=early)) for _ in range(3)]
+    assert [_value(future) for future in futures] == [100_000] * 3
+    assert early.fetch() == bytes(100_000)
+
+    nowhere = ValueThere(reload(), 100_000, pool.gather, "nowhere", reload=reload)
+    with pytest.raises(ResultMissing, match="nowhere"):
+        _value(pool.submit(_request(_length, value=nowhere)))
+
+
+def test_why_a_value_can_not_be_had_is_said() -> None:
+    msg = "not for here"
+
+    def gather(_: Any) -> Any:
+        raise ValueError(msg)
+
+    value = ValueThere(SimpleNamespace(status="finished"), 100, gather, "odd", way_out="make it again")
+    with pytest.raises(ResultMissing) as raised:
+        value.fetch()
+    assert str(raised.value) == (
+        "the result of odd can not be brought here (ValueError: not for here), and is not kept: make it again"
+    )
+    assert isinstance(raised.value.__cause__, ValueError)
+
+    failed = SimpleNamespace(status="error", exception=lambda: FileNotFoundError("no such folder"))
+    with pytest.raises(ResultMissing, match=r"could not be loaded by a worker \(FileNotFoundError: no such folder\)"):
+        ValueThere(failed, 100, gather, "odd").fetch()
 
 
 def test_a_call_that_somebody_else_cancels(pool: DaskPool) -> None:
@@ -175,8 +242,40 @@ def test_what_is_cancelled_at_once_takes_no_slot(pool: DaskPool) -> None:
     futures = [pool.submit(_request(_large)) for _ in range(50)]
     for future in futures:
         future.cancel()
-    _wait_until(lambda: pool.slots == 2 and not pool._goes_on())
+    _wait_until(lambda: pool.slots == 2 and not pool._stopping.goes_on)
     assert _value(pool.submit(_request(lambda: "next"))) == "next"
+
+
+def _events_of_ours(cluster: Any) -> dict[str, int]:
+    """How many events the scheduler keeps of our topics."""
+    topics = cluster.scheduler._broker._topics
+    return {name: len(topic.events) for name, topic in topics.items() if name.startswith("flowforge:")}
+
+
+def test_the_scheduler_keeps_no_events_and_no_topics(cluster: Any, said: list[str]) -> None:
+    # As somebody else's client, which stays.
+    with Client(cluster, set_as_default=False) as client:
+        before = set(_events_of_ours(cluster))
+        pool = _pool_of(client, said, close=lambda: None)
+        for number in range(20):
+            assert _value(pool.submit(_request(lambda number: bytes(50_000) + bytes([number]), number=number)))
+        (topic,) = set(_events_of_ours(cluster)) - before
+        assert _events_of_ours(cluster)[topic] == 0
+        pool.shutdown()
+        assert topic not in _events_of_ours(cluster)
+
+
+def test_the_topic_of_a_run_that_was_killed_goes_with_its_client(cluster: Any, said: list[str]) -> None:
+    first, second = (Client(cluster, set_as_default=False) for _ in range(2))
+    killed, other = (_pool_of(client, said, close=client.close) for client in (first, second))
+    topics = {pool._topic for pool in (killed, other)}
+    _wait_until(lambda: topics <= set(_events_of_ours(cluster)))
+    first.close()
+    _wait_until(lambda: killed._topic not in _events_of_ours(cluster))
+    assert other._topic in _events_of_ours(cluster)
+    assert _value(other.submit(_request(lambda: 3))) == 3
+    killed.shutdown()
+    other.shutdown()
 
 
 def test_once_it_is_closed_it_takes_nothing(cluster: Any, said: list[str]) -> None:
@@ -282,16 +381,83 @@ def _nap() -> str:
     return "rested"
 
 
-def test_a_run_that_has_no_thread_left_is_over(pool: DaskPool) -> None:
-    # Two workers without nannies, say, whose calls go on.
-    pool._unwanted.update({"a": next(iter(pool.workers)), "b": next(iter(pool.workers))})
-    pool._stuck.update("ab")
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have looks at the cluster follow soon on each other."""
+    monkeypatch.setattr(pool_module, "_LOOK", 0.2)
+    monkeypatch.setattr(stopping, "_LOOK", 0.1)
+
+
+def _take_all_threads(pool: DaskPool) -> None:
+    """Give up on calls that do not end, as many as there are threads."""
     _HELD["event"] = threading.Event()
-    future = pool.submit(_request(_wait_long))
+    futures = [pool.submit(_request(_wait_in_spite_of_all)) for _ in range(pool.slots)]
+    _wait_until(lambda: all(future.running() for future in futures))
+    for future in futures:
+        assert pool.abandon(future)
+    _wait_until(lambda: pool._stopping.stuck == len(futures))
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_run_that_has_no_thread_left_is_over(pool: DaskPool) -> None:
+    _take_all_threads(pool)
+    future = pool.submit(_request(_nap))
 
     with pytest.raises(SchedulerGone, match="calls that do not end have taken all threads"):
         future.result(10)
     assert pool.lost
+
+
+@pytest.mark.usefixtures("quick")
+def test_threads_come_back_when_calls_end_after_all(
+    pool: DaskPool, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "_FULL", 100)
+    _take_all_threads(pool)
+    assert pool.slots == 0
+    assert "a thread less for us" in said[-1]
+
+    _wait_until(lambda: pool.slots == 2)
+    assert not pool.lost
+    assert _value(pool.submit(_request(_nap))) == "rested"
+
+
+def test_what_is_given_up_together_costs_one_question(
+    cluster: Any, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = Client(cluster, set_as_default=False)
+    pool = _pool_of(client, said, close=client.close)
+    # Two are being made, and the others wait.
+    futures = [pool.submit(_request(_rest_long)) for _ in range(100)]
+    _wait_until(lambda: sum(future.running() for future in futures) == 2)
+    asked, cancelled = _calls_of(client, "run", monkeypatch), _calls_of(client, "cancel", monkeypatch)
+    before = threading.active_count()
+    for future in futures:
+        assert future.cancel() or pool.abandon(future)
+    assert threading.active_count() <= before
+    _wait_until(lambda: pool.slots == 2 and not pool._stopping.goes_on)
+
+    assert len(cancelled) <= 3
+    assert len(asked) <= 5
+    pool.shutdown()
+
+
+def _calls_of(client: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Return a list of the calls of a method from now on."""
+    calls: list[Any] = []
+    method = getattr(client, name)
+
+    def noted(*args: Any, **options: Any) -> Any:
+        calls.append(args)
+        return method(*args, **options)
+
+    monkeypatch.setattr(client, name, noted)
+    return calls
+
+
+def _rest_long() -> None:
+    for _ in range(400):
+        time.sleep(0.05)
 
 
 class _Silent:
@@ -307,6 +473,19 @@ class _Silent:
 def test_a_scheduler_that_says_nothing_at_the_beginning(said: list[str]) -> None:
     with pytest.raises(ClusterUnreachable, match=r"does not answer within 0\.1 s"):
         _pool_of(_Silent(), said, close=lambda: None, patience=0.1)
+
+
+class _Broken(_Silent):
+    """A client that can not ask."""
+
+    def register_plugin(self, _: Any) -> None:
+        msg = "it was written by another Python"
+        raise ValueError(msg)
+
+
+def test_a_scheduler_that_can_not_be_asked_is_not_called_silent(said: list[str]) -> None:
+    with pytest.raises(ClusterUnreachable, match=r"can not be asked \(ValueError: it was written by another Python\)"):
+        _pool_of(_Broken(), said, close=lambda: None)
 
 
 def _wait_until(condition: Callable[[], object]) -> None:
