@@ -130,12 +130,38 @@ def connect(address: str, patience: float) -> Cluster:
             msg = "it is neither the address of a scheduler (tcp://HOST:PORT, tls://HOST:PORT) nor a scheduler file"
             raise ClusterError(msg)
         where = {"scheduler_file": address}
+    else:
+        _check(address)
     try:
         client = distributed.Client(**where, timeout=patience, set_as_default=False, name="pytest-flowforge")
     except _ERRORS as error:
         msg = f"no Dask scheduler answers there within {patience:g} s ({one_line(error)})"
         raise ClusterUnreachable(msg) from None
     return Cluster(client)
+
+
+def _check(address: str) -> None:
+    """Raise :class:`ClusterError` for what Dask can not connect to: its clients would wait for themselves."""
+    scheme = address.partition("://")[0]
+    known = import_module("distributed.comm.registry").backends
+    if scheme not in known:
+        msg = f"Dask has no addresses that begin with {scheme}://: use tcp:// or tls://"
+        raise ClusterError(msg)
+    if scheme in ("tls", "wss"):
+        try:
+            context = import_module("distributed.security").Security().get_connection_args("client")["ssl_context"]
+        except (OSError, ValueError, RuntimeError) as error:
+            msg = (
+                f"the certificate for it can not be used ({one_line(error)}): see distributed.comm.tls of Dask's "
+                "configuration"
+            )
+            raise ClusterError(msg) from error
+        if context is None:
+            msg = (
+                "a certificate is needed for it: name distributed.comm.tls.client.cert, tls.client.key and tls.ca-file "
+                "in Dask's configuration"
+            )
+            raise ClusterError(msg)
 
 
 def start(workers: int, patience: float) -> Cluster:

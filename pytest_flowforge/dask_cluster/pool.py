@@ -470,7 +470,8 @@ class DaskPool(Executor):
             if not _is_death(error):
                 self._end(call, error=_of_dask(error))
             elif self._had_begun(call, error):
-                self._end(call, error=WorkerDied("its worker died"))
+                where = getattr(getattr(error, "last_worker", None), "address", "") or call.worker
+                self._end(call, error=WorkerDied(f"its worker {where} died" if where else "its worker died"))
             else:
                 self._send_again(call)
         elif self._is_disconnected():

@@ -29,7 +29,11 @@ if TYPE_CHECKING:
 
     from pytest_flowforge.storage.codec import Codec
 
-__all__ = ["Keep", "load_result", "sees", "store_result"]
+__all__ = ["OTHER_KEY", "Keep", "load_result", "sees", "store_result"]
+
+
+#: Why a worker does not store a result: what it signs would not be believed where the run is.
+OTHER_KEY = "has another key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +100,7 @@ def store_result(keep: Keep, value: Any) -> Sequence[Any] | str | None:
         if place is None and not keep.url:
             return None
         if not keep.has_our_key:
-            return "was made by a worker with another key (set the same FLOWFORGE_KEY there), and is not stored"
+            return OTHER_KEY
         if place is None:
             return list(put_elsewhere(keep.url, keep.run, value, codecs=keep.unpacked()).to_json())
         with closing(place):

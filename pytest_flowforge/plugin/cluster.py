@@ -17,7 +17,7 @@ from pytest_flowforge.core.records import ResultRef
 from pytest_flowforge.dask_cluster.connecting import Cluster, connect, start
 from pytest_flowforge.dask_cluster.orders import SMALL, Order
 from pytest_flowforge.dask_cluster.pool import Answer, DaskPool, Request, told_at
-from pytest_flowforge.dask_cluster.results import Keep
+from pytest_flowforge.dask_cluster.results import OTHER_KEY, Keep
 from pytest_flowforge.dask_cluster.values import ValueThere
 from pytest_flowforge.errors import ClusterError, ClusterUnreachable
 from pytest_flowforge.executors.calls import unpack
@@ -52,6 +52,7 @@ class ClusterBackend(PoolBackend):
 
     def __init__(self, work: Work, options: ClusterOptions, workers: int | None) -> None:
         self._options = options
+        self._has_alerted = False
         #: Where people read while pytest keeps what is written.
         self._errors = os.dup(2)
         self._cluster = _cluster_of(options, workers or 1)
@@ -208,6 +209,9 @@ class ClusterBackend(PoolBackend):
         if keeper is None:
             return None
         label = self._work.graph[task].label
+        if stored == OTHER_KEY:
+            self._alert_of_keys()
+            stored = None
         if isinstance(stored, str):
             self._work.tell(f"the result of {label} {stored}: {label} runs again on --ff-resume")
             return None
@@ -225,6 +229,13 @@ class ClusterBackend(PoolBackend):
             )
             return None
         return self._work.size_of(task) if self._work.store(task, value.fetch()) else None
+
+    def _alert_of_keys(self) -> None:
+        if not self._has_alerted:
+            self._has_alerted = True
+            self._alert(
+                "Dask workers have another FLOWFORGE_KEY than this process and keep no results: they are fetched"
+            )
 
 
 class ValuesThere(Values):

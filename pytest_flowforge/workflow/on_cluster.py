@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_flowforge.dask_cluster.connecting import Cluster, start
 from pytest_flowforge.dask_cluster.orders import Order
-from pytest_flowforge.dask_cluster.pool import Answer, DaskPool, Request
+from pytest_flowforge.dask_cluster.pool import Answer, DaskPool, Request, told_at
 from pytest_flowforge.errors import ClusterError, ClusterUnreachable, WorkflowError
 from pytest_flowforge.executors.calls import unpack
 from pytest_flowforge.executors.futures import FuturesExecutor
-from pytest_flowforge.starts import tell_start
 from pytest_flowforge.workflow.calls import packed_call, taken_in
 from pytest_flowforge.workflow.executing import InPool
 
@@ -86,7 +84,8 @@ class ClusterPlace(InPool):
     def _request_of(self, job: Job) -> tuple[Any, tuple[Any, ...]]:
         call: Call = job.call.__self__  # type: ignore[attr-defined]
         limited = (job.task, job.attempt) in self._limits
-        return Request(str(job.task), packed_call(call), on_begin=partial(_tell, call.tell) if limited else None), ()
+        options: dict[str, Any] = {**told_at(call.tell)} if limited else {}
+        return Request(str(job.task), packed_call(call), **options), ()
 
 
 def _order_of(key: str, topic: str, request: Request) -> Order:
@@ -99,11 +98,6 @@ def _answer_of(job: Job, payload: Any) -> tuple[Outcome, Any]:
     if answer.value is not None:
         came.value = answer.value.fetch()
     return taken_in(job, came)
-
-
-def _tell(place: tuple[str, int] | None) -> None:
-    if place is not None:
-        tell_start(*place)
 
 
 def _nothing() -> None:

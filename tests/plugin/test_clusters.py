@@ -81,7 +81,7 @@ def test_a_worker_that_dies_is_one_crashed_attempt(
     assert result.parseoutcomes() == {"passed": 4, "failed": 1}
     # What it had is read from the checkpoint by those that want it, and not made again.
     assert sorted(log()) == ["after", "before", "beside", "crash", "read"]
-    result.stdout.fnmatch_lines(["*its worker died*"])
+    result.stdout.fnmatch_lines(["*its worker tcp://127.0.0.1:* died*"])
 
 
 def test_what_was_lost_with_a_worker_and_is_not_kept(cluster: RunningCluster, flow: Flow, log: Log) -> None:
@@ -209,6 +209,17 @@ def test_what_is_no_address_and_no_dask(flow: Flow) -> None:
     result = flow("def flow_a(): ...", "--ff-dask-address=localhost:8786")
     assert result.ret == _USAGE
     result.stderr.fnmatch_lines(["*--ff-dask-address localhost:8786: it is neither the address of a scheduler*"])
+
+    # Dask would say so at once, and then wait for itself.
+    begun = time.monotonic()
+    for address, why in (
+        ("http://127.0.0.1:8786", "Dask has no addresses that begin with http://: use tcp:// or tls://"),
+        ("tls://127.0.0.1:9", "a certificate is needed for it: name distributed.comm.tls.client.cert*"),
+    ):
+        result = flow("def flow_a(): ...", f"--ff-dask-address={address}")
+        assert result.ret == _USAGE
+        result.stderr.fnmatch_lines([f"*--ff-dask-address {address}: {why}*"])
+    assert time.monotonic() - begun < 20 * SLOWER
 
     files = {"conftest.py": "import sys\nsys.modules['distributed'] = None", "flow_it.py": "def flow_a(): ..."}
     result = flow(files, "--ff-executor", "dask")
@@ -390,9 +401,13 @@ def test_workers_with_another_key_store_nothing(
     result = flow(source, "-v", *cluster.options)
 
     assert result.ret == _OK
-    result.stdout.fnmatch_lines(["*the result of made was made by a worker with another key (set the same*"])
+    told = "flowforge: Dask workers have another FLOWFORGE_KEY than this process and keep no results: they are fetched"
+    assert [line for line in result.errlines if "FLOWFORGE_KEY" in line] == [told]
     again = flow({}, "-v", "--ff-resume", *cluster.options)
-    assert again.ret == _OK
+    assert again.parseoutcomes()["reused"] == 2
+    monkeypatch.setenv("FLOWFORGE_KEY", "a third key " * 4)
+    result = flow({}, "-v", "-o", "flowforge_dask_fetch=0", *cluster.options)
+    result.stdout.fnmatch_lines(["*the result of made (0 MB) is on the cluster alone, whose workers do not see *"])
 
 
 def test_fixtures_that_can_not_travel_are_named(cluster: RunningCluster, flow: Flow) -> None:
