@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import os
 from contextlib import ExitStack, suppress
 from importlib import import_module
 from pathlib import Path
@@ -172,7 +173,10 @@ def start(workers: int, patience: float) -> Cluster:
     distributed = _distributed()
     # Its scheduler is in this process, and what it says of its work would be in the reports of tasks.
     logging.getLogger("distributed").setLevel(logging.WARNING)
+    before = dict(os.environ)
     with ExitStack() as stack:
+        # What nannies set for their workers they set here.
+        stack.callback(_restore, before)
         try:
             cluster = distributed.LocalCluster(
                 n_workers=workers,
@@ -190,7 +194,14 @@ def start(workers: int, patience: float) -> Cluster:
             msg = f"a Dask cluster of {workers} workers could not be started here ({one_line(error)})"
             raise ClusterUnreachable(msg) from error
         stack.pop_all()
+    _restore(before)
     return Cluster(client, cluster)
+
+
+def _restore(environment: Mapping[str, str]) -> None:
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    os.environ.update(environment)
 
 
 def _distributed() -> Any:

@@ -28,11 +28,16 @@ SUCCESS, CRASHED, TIMED_OUT = TaskState.SUCCESS, TaskState.CRASHED, TaskState.TI
 @pytest.fixture(scope="module")
 def client() -> Iterator[Any]:
     """A client of a cluster of two workers, of one thread each."""
+    # Nannies set variables for their workers in this process, a seed of hashes among them, and leave them there.
+    before = dict(os.environ)
     cluster = distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=50
     )
     with cluster, distributed.Client(cluster, set_as_default=False) as client:
         yield client
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
 
 
 def test_values_of_all_sizes_come_back(client: Any) -> None:
@@ -95,7 +100,9 @@ def test_a_cluster_of_its_own_goes_with_the_run() -> None:
         def what_can_not_travel() -> Any:
             return {"deep": [threading.Lock()]}
 
+    before = dict(os.environ)
     run = own.run(executor="dask", workers=1)
+    assert dict(os.environ) == before
     there = run["where"]
     assert there != os.getpid()
     until = time.monotonic() + 20
