@@ -289,19 +289,13 @@ class ProcessBackend(Backend):
     def _on_event(self, event: Event) -> None:
         if not isinstance(event, TaskMoved):
             return
-        if event.before is not TaskState.RUNNING:
-            if event.after in DONE:
-                # It has not run, or not lately; a worker that has run it knows by itself.
-                self._workers.forget(event.task)
-            return
-        if event.after in FAILED_STATES and event.attempt <= self._work.graph[event.task].retry.max_retries:
-            # A worker keeps what the next attempt would want: it does not know that there is none.
+        if event.after in DONE:
             self._workers.forget(event.task)
+        if event.before is not TaskState.RUNNING:
+            return
         if (event.task, event.attempt) in self._told:
             self._told.discard((event.task, event.attempt))
-        elif event.task in self._work.blueprint.mapped:
-            self._workers.forget(event.task)
-        elif event.after in FAILED_STATES:
+        elif event.task not in self._work.blueprint.mapped and event.after in FAILED_STATES:
             # Decided without the worker, most likely because there is none any more.
             self._holding.hold_failure(event.task, event.because, "call")
 

@@ -205,7 +205,6 @@ class Workers(Executor):
             self._ends.append(self._early.pop(key))
         elif worker is not None:
             worker.orders[key] = job
-            self.forget(job.task, but=worker)
         else:
             self._waiting.append(job)
             return
@@ -297,11 +296,15 @@ class Workers(Executor):
                 if worker.node.gateway.spec.popen and controller.alive:
                     kill(worker.node)
 
-    def forget(self, task: TaskId, *, but: Worker | None = None) -> None:
-        """*task* will not come to any worker, or to none *but* one."""
+    def forget(self, task: TaskId) -> None:
+        """*task* is done, and will not come to any worker.
+
+        Not to be said when it is sent to one: orders are asked back, and attempts are followed by others elsewhere. A
+        worker that had been told so too early would tear down what it has to set up again.
+        """
         self._gone[task] = None
         for worker in self._workers.values():
-            if worker is not but and worker.ready:
+            if worker.ready:
                 worker.gone.append(task)
 
     def grow(self, task: TaskId, labels: list[str]) -> None:
@@ -347,7 +350,6 @@ class Workers(Executor):
         if not worker.orders:
             worker.since = time.monotonic()
         worker.orders[job.task, job.attempt] = job
-        self.forget(job.task, but=worker)
         worker.near.update(self._holds(job.task))
         return {"task": job.task, "attempt": job.attempt, **self._order(worker, job.task)}
 

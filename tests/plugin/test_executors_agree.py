@@ -720,6 +720,54 @@ def test_fixtures_live_as_long_as_they_are_asked_for(kind: Kind, flow: Flow, log
         assert "shared []" in shared
 
 
+def test_a_fixture_is_kept_for_another_attempt_that_may_come(kind: Kind, flow: Flow, log: Log) -> None:
+    """Where the first attempt was made elsewhere, too."""
+    if not kind.at_once:
+        pytest.skip("one attempt at a time")
+    result = flow(
+        {
+            "flow_left.py": """
+                import os
+                import time
+                from pathlib import Path
+                import pytest
+                from log import log
+
+                @pytest.fixture(scope="module")
+                def server():
+                    log(f"+ {os.getpid()}")
+                    yield
+                    log(f"- {os.getpid()}")
+
+                def wait_for(path):
+                    until = time.monotonic() + 30
+                    while not path.exists():
+                        assert time.monotonic() < until
+                        time.sleep(0.01)
+
+                def flow_first(server):
+                    wait_for(Path("tried"))
+                    Path("first").touch()
+
+                @pytest.mark.retry(1)
+                def flow_second(server):
+                    again = Path("tried").exists()
+                    Path("tried").touch()
+                    wait_for(Path("first"))
+                    if not again:
+                        # Long enough for whoever has nothing to do to be told what it need not keep.
+                        time.sleep(0.5)
+                        raise OSError
+            """
+        },
+        "-v",
+        *kind.options,
+    )
+    assert ends(result) == {"first": ["PASSED"], "second": ["RETRY", "PASSED"]}
+    lines = log()
+    assert len(set(lines)) == len(lines) <= 2 * kind.homes, "once in a process"
+
+
 # ---- the end of a run ------------------------------------------------------------------------------------------------
 
 
