@@ -7,6 +7,7 @@ sink for the events of one run and a store for its results. Neither decides what
 from __future__ import annotations
 
 import contextlib
+import threading
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,9 @@ _MOST_LOADED = 64 << 20
 #: Seconds that workers of a run that was killed have to end.
 PATIENCE = 20.0
 
+#: Seconds after which people want to know that a store is waited for.
+_SLOW = 5.0
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -85,6 +89,20 @@ class Settings:
     def shown(self) -> str:
         """What the checkpoint is called."""
         return str(self.path) if self.address is None else self.address.url
+
+
+@contextlib.contextmanager
+def _told_when_slow(settings: Settings, on_slow: Callable[[str], None]) -> Iterator[None]:
+    """Say what is waited for, once that takes long; the libraries of stores may try for minutes."""
+    words = f"reading {settings.shown} takes long (Ctrl-C gives up)"
+    timer = threading.Timer(_SLOW, on_slow, [words])
+    timer.daemon = True
+    if settings.address is not None:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,25 +142,30 @@ class Archive:
         self._live: frozenset[str] = frozenset()
 
     @classmethod
-    def open(cls, settings: Settings) -> Archive:
-        """Open the checkpoint; raise :class:`FileNotFoundError` when there is none, :class:`CheckpointError`."""
+    def open(cls, settings: Settings, on_slow: Callable[[str], None] = lambda _: None) -> Archive:
+        """Open the checkpoint; raise :class:`FileNotFoundError` when there is none, :class:`CheckpointError`.
+
+        A store may take long for that: ``on_slow`` is told then in words what is waited for, on a thread of its own.
+        """
         if settings.address is None:
             return cls(Place.open(settings.path, create=False), settings.codecs)
         place = Place.open(settings.path)
         try:
             objects = Objects.at(settings.address)
             mirror = Mirror(objects, place)
-            mirror.copy.open(create=False)
-            mirror.pull(owns=False)
+            with _told_when_slow(settings, on_slow):
+                mirror.copy.open(create=False)
+                mirror.pull(owns=False)
+                live = live_runs(objects)
             archive = cls(place, settings.codecs)
-            archive._live = live_runs(objects)
+            archive._live = live
         except BaseException:
             place.close()
             raise
         return archive
 
     @classmethod
-    def require(cls, settings: Settings) -> None:
+    def require(cls, settings: Settings, on_slow: Callable[[str], None]) -> None:
         """Raise what :meth:`open` does; of a store no more is asked than whether it holds a checkpoint.
 
         Where that is to be settled, one that was emptied may be filled again with what this machine has of it.
@@ -151,7 +174,8 @@ class Archive:
             cls.open(settings).close()
             return
         try:
-            Objects.at(settings.address).get(VERSION)
+            with _told_when_slow(settings, on_slow):
+                Objects.at(settings.address).get(VERSION)
         except FileNotFoundError:
             if not settings.settles:
                 raise
@@ -327,16 +351,17 @@ class Keeper:
         files: Files | None = None,
         *,
         on_wait: Callable[[], None] = lambda: None,
-        on_slow_end: Callable[[str], None] = lambda _: None,
+        on_slow: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Lock the checkpoint; raise :class:`CheckpointError`.
 
         Workers of a run that was killed are waited for, after a call of ``on_wait``: they may still do its tasks.
-        ``on_slow_end`` is told in words what is waited for at the end, while it is.
+        A store may take long to be opened, and to get the rest at the end: ``on_slow`` is told then in words what is
+        waited for, on a thread of its own.
         """
         self._settings = settings
         self._tell = tell
-        self._on_slow_end = on_slow_end
+        self._on_slow = on_slow
         #: What was said of journals that were not the same here and in the store.
         self.settled: list[str] = []
         #: Undoes what was done so far, until everything is.
@@ -351,7 +376,8 @@ class Keeper:
             undo.callback(self._lock.release)
             self._wait_for_workers(on_wait)
             if self._sender is not None:
-                self.settled = self._sender.pull(settles=settings.settles)
+                with _told_when_slow(settings, self._on_slow):
+                    self.settled = self._sender.pull(settles=settings.settles)
             undo.pop_all()
         self.archive = Archive(self._place, settings.codecs)
         self.run = ""
@@ -376,9 +402,11 @@ class Keeper:
         settings = self._settings
         if settings.address is None:
             return None
-        sender = sending(settings.address, settings.path, settings.interval)
-        undo.callback(sender.give_up)
-        sender.take(settings.wait)
+        # Who waits for another run has been told so.
+        with contextlib.nullcontext() if settings.wait else _told_when_slow(settings, self._on_slow):
+            sender = sending(settings.address, settings.path, settings.interval)
+            undo.callback(sender.give_up)
+            sender.take(settings.wait)
         self._place.fetch = sender.fetch
         return sender
 
@@ -537,7 +565,7 @@ class Keeper:
             return True
         words = f"sending to {self._settings.shown} ... (Ctrl-C leaves the rest for the next run)"
         try:
-            news, unsent = sender.end(self._gone, self._settings.farewell, lambda: self._on_slow_end(words))
+            news, unsent = sender.end(self._gone, self._settings.farewell, lambda: self._on_slow(words))
         except KeyboardInterrupt:
             news = []
             unsent = (

@@ -150,15 +150,15 @@ class Checkpointing:
         def say_why() -> None:
             self._say_at_once("flowforge: waiting for workers of the last run")
 
-        def say_what(words: str) -> None:
-            self._say_at_once(f"flowforge: {words}")
-
         if settings.wait:
             try:
-                return Keeper(replace(settings, wait=0.0), self._tell, on_wait=say_why, on_slow_end=say_what)
+                return Keeper(replace(settings, wait=0.0), self._tell, on_wait=say_why, on_slow=self._say_what_is_slow)
             except CheckpointLocked as error:
                 self._say_at_once(f"flowforge: waiting: {str(error).rpartition(': wait for it')[0]}")
-        return Keeper(settings, self._tell, on_wait=say_why, on_slow_end=say_what)
+        return Keeper(settings, self._tell, on_wait=say_why, on_slow=self._say_what_is_slow)
+
+    def _say_what_is_slow(self, words: str) -> None:
+        self._say_at_once(f"flowforge: {words}")
 
     def _say_at_once(self, line: str) -> None:
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")
@@ -167,7 +167,7 @@ class Checkpointing:
 
     def _open_to_read(self, settings: Settings) -> None:
         try:
-            self.archive = Archive.open(settings)
+            self.archive = Archive.open(settings, self._say_what_is_slow)
         except FileNotFoundError:
             # Nothing was kept so far.
             return

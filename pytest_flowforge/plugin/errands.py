@@ -11,7 +11,6 @@ import stat
 import sys
 import time
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -56,6 +55,10 @@ def run(config: pytest.Config, errand: Errand) -> int:
         return _WITHOUT_RUNS[errand]
     except CheckpointError as error:
         raise pytest.UsageError(printable(str(error), _LONGEST)) from error
+    except KeyboardInterrupt:
+        # A store may be silent for long. There is no session yet whose end would say it.
+        print(f"--{errand.value} was interrupted", file=sys.stderr)
+        return pytest.ExitCode.INTERRUPTED
 
 
 #: What machines are answered where nothing is kept.
@@ -77,7 +80,7 @@ _WITHOUT_RUNS = {
 
 
 def _status(config: pytest.Config, options: CheckpointOptions, settings: Settings) -> int:
-    with contextlib.closing(Archive.open(settings)) as archive:
+    with contextlib.closing(Archive.open(settings, _say_at_once)) as archive:
         found = archive.last(options.run)
         if found is None:
             raise FileNotFoundError
@@ -92,7 +95,7 @@ def _status(config: pytest.Config, options: CheckpointOptions, settings: Setting
 
 def _history(config: pytest.Config, options: CheckpointOptions, settings: Settings) -> int:
     del options
-    with contextlib.closing(Archive.open(settings)) as archive:
+    with contextlib.closing(Archive.open(settings, _say_at_once)) as archive:
         everything = list(archive.history())
         readable = [(one, archive.is_alive(one.id)) for one in everything if not isinstance(one, Unreadable)]
         unreadable = {one.id: str(one.error) for one in everything if isinstance(one, Unreadable)}
@@ -108,7 +111,7 @@ def _history(config: pytest.Config, options: CheckpointOptions, settings: Settin
 
 def _check(config: pytest.Config, options: CheckpointOptions, settings: Settings) -> int:
     del config, options
-    with contextlib.closing(Archive.open(settings)) as archive:
+    with contextlib.closing(Archive.open(settings, _say_at_once)) as archive:
         everything = list(archive.history())
         problems = [printable(str(one.error), _LONGEST) for one in everything if isinstance(one, Unreadable)]
         readable = [one for one in everything if not isinstance(one, Unreadable)]
@@ -204,9 +207,9 @@ def _do(settings: Settings, act: Callable[[Keeper], list[str]]) -> int:
 
     What was done here and has not reached the store is not done for the others, and is not said to be.
     """
-    Archive.require(settings)
+    Archive.require(settings, _say_at_once)
     problems: list[str] = []
-    keeper = Keeper(settings, problems.append, on_slow_end=partial(print, file=sys.stderr))
+    keeper = Keeper(settings, problems.append, on_slow=_say_at_once)
     try:
         said = act(keeper)
         sent = keeper.send()
@@ -221,6 +224,10 @@ def _do(settings: Settings, act: Callable[[Keeper], list[str]]) -> int:
     for line in (*problems, f"this was not done in {settings.shown}, or not all of it: try again when it answers"):
         print(printable(line, _LONGEST), file=sys.stderr)
     return pytest.ExitCode.INTERNAL_ERROR
+
+
+def _say_at_once(words: str) -> None:
+    print(words, file=sys.stderr, flush=True)
 
 
 def _print(lines: list[str]) -> None:

@@ -64,7 +64,7 @@ class Checkpoint:
     def history(self) -> list[RunRecord]:
         """Return what is kept of each run, the oldest first; raises :class:`CheckpointError` for a damaged one."""
         try:
-            archive = Archive.open(self.settings)
+            archive = Archive.open(self.settings, _say_at_once)
         except FileNotFoundError:
             return []
         try:
@@ -80,7 +80,7 @@ class Checkpoint:
         :class:`~pytest_flowforge.errors.ResultError` where the result can not be loaded.
         """
         try:
-            archive = Archive.open(self.settings)
+            archive = Archive.open(self.settings, _say_at_once)
         except FileNotFoundError:
             msg = f"nothing is kept in {self.settings.shown}"
             raise CheckpointError(msg) from None
@@ -272,20 +272,20 @@ def _in_words_of_code() -> Iterator[None]:
         raise
 
 
+def _say_at_once(words: str) -> None:
+    """Log what is waited for: before or after the run."""
+    LOGGER.warning("%s", words, extra={"run": "", "task": "", "attempt": 0})
+
+
 class OnDisk(Keeping):
     """Keeps runs in the folder of a :class:`Checkpoint`, which it locks; raises :class:`CheckpointError`."""
 
     def __init__(self, checkpoint: Checkpoint, tell: Callable[[str], None], run: str = "") -> None:
         with _in_words_of_code():
-            self._keeper = Keeper(
-                checkpoint.settings, lambda sentence: tell(_in_code(sentence)), on_slow_end=self._say_at_once
-            )
+            self._keeper = Keeper(checkpoint.settings, lambda sentence: tell(_in_code(sentence)), on_slow=_say_at_once)
         self._chosen = run
         self._fingerprints: dict[TaskId, Fingerprint] = {}
         self._prints: _Prints | None = None
-
-    def _say_at_once(self, words: str) -> None:
-        LOGGER.warning("%s", words, extra={"run": self.run, "task": "", "attempt": 0})
 
     @property
     def run(self) -> str:

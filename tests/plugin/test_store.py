@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tests.plugin.conftest import Begin, Flow, Processes
+    from tests.plugin.conftest import Begin, Beside, Flow, Processes
 
 
 @pytest.fixture(scope="session")
@@ -314,6 +314,37 @@ def test_a_store_that_does_not_answer_is_an_error_at_once(
             [f"ERROR: cannot * {bucket.url}* (EndpointConnectionError: *): look at the network, *"]
         )
         assert "Traceback" not in result.stderr.str()
+
+
+def test_who_waits_for_a_silent_store_knows_it_and_may_leave(
+    begin: Begin,
+    flow: Flow,
+    monkeypatch: pytest.MonkeyPatch,
+    processes: Processes,  # noqa: ARG001 - none may be left
+) -> None:
+    server = S3Server()
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    bucket = server.bucket()
+    assert flow("def flow_it(): ...", f"--ff-checkpoint={bucket.url}").ret == 0
+    server.process.send_signal(signal.SIGSTOP)
+    said = f"reading {bucket.url} takes long (Ctrl-C gives up)"
+
+    def begins_to_wait(*args: str) -> Beside:
+        run = begin(f"--ff-checkpoint={bucket.url}", *args)
+        wait_until(lambda: said in run.output)
+        return run
+
+    for args in (["--ff-resume"], ["--ff-status"]):
+        run = begins_to_wait(*args)
+        run.kill(signal.SIGINT)
+        assert run.end(20) == 2
+        assert "Traceback" not in run.output
+    assert run.output.endswith("--ff-status was interrupted\n")
+    run = begins_to_wait("--ff-resume")
+    server.process.send_signal(signal.SIGCONT)
+    assert run.end(60) == 0
+    server.close()
 
 
 def test_a_bucket_that_is_not_there(flow: Flow, bucket: Bucket) -> None:
