@@ -28,6 +28,9 @@ _S3_TRIES = 2
 #: What a checkpoint may be in. Others need more than a URL says (a host, a user), and none of them was tried.
 _PROTOCOLS = (*_S3, *_GOOGLE, *_AZURE, "file", "memory")
 
+#: No folder is called so and followed by a colon: there, a slash is missing.
+_REMOTE = (*_S3, *_GOOGLE, *_AZURE)
+
 #: What has to be installed for a protocol, where its name does not say it.
 _PACKAGES = {
     **dict.fromkeys(_S3, "s3fs"),
@@ -55,8 +58,9 @@ _TELLING_PARTS = ("accountname", "blobendpoint", "endpointsuffix", "usedevelopme
 
 
 def is_address(text: str) -> bool:
-    """Whether *text* is a URL, and not the path of a folder."""
-    return "://" in text
+    """Whether *text* is a URL, or was meant as one, and not the path of a folder."""
+    protocol, colon, _ = text.partition(":")
+    return "://" in text or bool(colon and protocol.lower() in _REMOTE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,10 @@ class Address:
         protocol = found[1].lower() if found else ""
         rest = url.partition("://")[2]
         host, _, path = rest.partition("/")
-        shown = f"{protocol}://{rest if '@' not in host else '...@' + host.rpartition('@')[2]}"
+        # What stands before an @ may be a password.
+        hides = "@" in (host if found else url)
+        shown = f"{protocol}://" if found else ""
+        shown += f"...@{url.rpartition('@')[2]}" if hides else rest or url
         user = host.rpartition("@")[0]
         if user and (":" in user or protocol not in _NAMES_BEFORE_AT):
             msg = (

@@ -29,7 +29,7 @@ def test_what_can_be_one(monkeypatch: pytest.MonkeyPatch, text: str, protocol: s
     assert Address.of(text) == Address(protocol, url)
 
 
-@pytest.mark.parametrize("text", ["runs", "/srv/runs", "C:/runs", "~/runs"])
+@pytest.mark.parametrize("text", ["runs", "/srv/runs", "C:/runs", "~/runs", "s3", "s3/x", "gs.old:/x"])
 def test_paths_are_none(text: str) -> None:
     assert not is_address(text)
 
@@ -58,6 +58,15 @@ def test_credentials_are_refused_and_not_repeated(monkeypatch: pytest.MonkeyPatc
 def test_what_can_not_be_one(text: str) -> None:
     with pytest.raises(CheckpointError, match="can not be the URL of a checkpoint: it has to look like s3://"):
         Address.of(text)
+
+
+@pytest.mark.parametrize(("text", "shown"), [("s3:/bucket/x", "s3:/bucket/x"), ("S3:geheim1234@bucket", "...@bucket")])
+def test_one_that_lacks_a_slash_is_no_folder(text: str, shown: str) -> None:
+    assert is_address(text)
+    with pytest.raises(CheckpointError) as caught:
+        Address.of(text)
+    assert str(caught.value).startswith(f"{shown} can not be the URL of a checkpoint: it has to look like s3://")
+    assert "geheim" not in str(caught.value)
 
 
 def test_stores_of_one_name_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
