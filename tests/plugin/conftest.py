@@ -286,7 +286,7 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Processes]:
 
 def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     """Wait until *condition* holds; fail if it does not."""
-    until = time.monotonic() + seconds
+    until = time.monotonic() + seconds * SLOWER
     while not condition():
         assert time.monotonic() < until, "waited for in vain"
         time.sleep(0.01)
