@@ -164,6 +164,8 @@ class Checkpointing:
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None:
             reporter.write_line(line)
+            # Where it goes to a file, that would keep it until there is more.
+            reporter.flush()
 
     def _open_to_read(self, settings: Settings) -> None:
         try:

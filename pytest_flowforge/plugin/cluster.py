@@ -316,6 +316,7 @@ def _say(config: pytest.Config, cluster: Cluster, pool: DaskPool) -> None:
     if cluster.is_open_to_others:
         # With -q, too: nobody is to find out too late.
         reporter.write_line(f"flowforge: whoever reaches {cluster.address} can run code there: tls:// keeps others out")
+    reporter.flush()
 
 
 def _travel(entries: Iterable[Entry], config: pytest.Config) -> None:

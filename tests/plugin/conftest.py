@@ -115,6 +115,8 @@ def flow(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tmp_path_fa
     # With the plugins of the environment, each run would take longer and depend on what is installed.
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    # What is said while a run goes on is to be seen without that, too.
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     # Nor is the key of whoever runs the tests used, or made.
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
     monkeypatch.delenv("FLOWFORGE_KEY", raising=False)
