@@ -43,8 +43,8 @@ _MOST_TOLD = 1 << 17
 #: Classes of values that are packed and stored in no time.
 _AT_ONCE = (type(None), bool, int, float)
 
-#: Seconds that a call waits until it is known that it begins, or has returned.
-_MOST_WAITED = 1.0
+#: Seconds that a call waits until it is known that it begins, or has returned: at most, and between two looks.
+_MOST_WAITED, _MOMENT = 5.0, 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,10 +197,16 @@ def _unsendable(came: Returned, value: Any, wrong: BaseException | None) -> _Don
 def _wait_until_told(worker: Any) -> None:
     """Wait until what *worker* has to tell is on its way: a call can keep the interpreter to itself from then on."""
     told = threading.Event()
+    stream = worker.batched_stream
 
     async def wait() -> None:
-        while worker.batched_stream.buffer:  # noqa: ASYNC110 - there is no event for that
-            await asyncio.sleep(0.001)
+        while stream.buffer:  # noqa: ASYNC110 - there is no event for that
+            await asyncio.sleep(_MOMENT)
+        # What was taken from there is written in a later turn of the loop, which may never come once the call is made.
+        # It is written when nothing is left to do, or when the next batch is.
+        batch = stream.batch_count
+        while stream.next_deadline is not None and stream.batch_count == batch:  # noqa: ASYNC110 - nor for that
+            await asyncio.sleep(_MOMENT)
         told.set()
 
     worker.loop.add_callback(wait)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import threading
 import time
@@ -16,14 +17,16 @@ import pytest
 pytest.importorskip("distributed")
 
 from distributed import Client, LocalCluster
+from distributed.batched import BatchedSend
 
+from pytest_flowforge.dask_cluster import orders, stopping
 from pytest_flowforge.dask_cluster import pool as pool_module
-from pytest_flowforge.dask_cluster import stopping
 from pytest_flowforge.dask_cluster.orders import Order
 from pytest_flowforge.dask_cluster.pool import DaskPool, Request, SchedulerGone, _Call
 from pytest_flowforge.dask_cluster.results import Keep
 from pytest_flowforge.dask_cluster.values import ValueThere
 from pytest_flowforge.dask_cluster.watchdog import others_on
+from pytest_flowforge.dask_cluster.workers import in_background
 from pytest_flowforge.errors import ClusterUnreachable, ResultMissing
 from pytest_flowforge.executors.calls import pack, unpack
 from pytest_flowforge.executors.futures import KnowingPool
@@ -486,6 +489,37 @@ class _Broken(_Silent):
 def test_a_scheduler_that_can_not_be_asked_is_not_called_silent(said: list[str]) -> None:
     with pytest.raises(ClusterUnreachable, match=r"can not be asked \(ValueError: it was written by another Python\)"):
         _pool_of(_Broken(), said, close=lambda: None)
+
+
+def test_a_call_begins_when_that_was_written(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not when it was taken to be written: the call may keep the interpreter to itself from then on."""
+    loop, written, goes_on = cluster.loop, [], threading.Event()
+
+    class Comm:
+        def closed(self) -> bool:
+            return False
+
+        async def write(self, messages: list[Any], **_: Any) -> int:
+            while not goes_on.is_set():  # noqa: ASYNC110 - it is set by another thread
+                await asyncio.sleep(0.001)
+            written.extend(messages)
+            return 1
+
+        async def close(self) -> None: ...
+
+    monkeypatch.setattr(orders, "_MOST_WAITED", 60.0)
+    stream = BatchedSend(interval="2ms", loop=loop)
+    stream.start(Comm())
+    loop.add_callback(stream.send, "began")
+    told = in_background(orders._wait_until_told, SimpleNamespace(loop=loop, batched_stream=stream))
+    _wait_until(lambda: stream.batch_count == 1)
+    time.sleep(0.1)
+    assert not told.done()
+    loop.add_callback(stream.send, "of another one")
+    goes_on.set()
+    told.result(10)
+    assert written[0] == "began"
+    loop.add_callback(stream.close)
 
 
 def _wait_until(condition: Callable[[], object]) -> None:
