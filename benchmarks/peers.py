@@ -64,7 +64,7 @@ def graphs() -> dict[str, Graph]:
     if not recorded:
         print("left out: the recorded workflow is not there; see benchmarks/workflows.py")
         return found
-    case = Case.of(recorded[0], f"{SLOTS} threads")
+    case = Case.of(recorded[0], f"{SLOTS} threads", SLOTS)
     names = identifiers(task.id for task in case.workflow.tasks)
     nodes = [
         Node(names[task.id], tuple(names[parent] for parent in task.parents), task.seconds * case.scale)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from benchmarks import stamps
+from benchmarks import phases, stamps
 from benchmarks.harness import EVERYTHING, arguments, finish, interleave, process, pytest_command, row, workspace
 
 if TYPE_CHECKING:
@@ -34,27 +34,6 @@ NAP = 0.05
 SLEEPERS = ((1_000, 64), (200, 16))
 
 COROUTINES = 1_000
-
-#: What pytest itself tells: the file is begun anew by each run.
-_CONFTEST = """\
-import time
-from pathlib import Path
-
-import pytest
-
-_PHASES = Path(__file__).with_name("phases.txt")
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_finish():
-    _PHASES.write_text(f"{time.time()!r}\\n")
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_sessionfinish():
-    with _PHASES.open("a") as file:
-        file.write(f"{time.time()!r}\\n")
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +59,7 @@ def _run(folder: Path, file: str, count: int, threads: int) -> Times:
     shutil.rmtree(folder / "kept", ignore_errors=True)
     options = ["--flowforge", "--ff-executor", "thread", "--ff-workers", str(threads), "--ff-checkpoint", "kept"]
     process(pytest_command(*options, file, plugins=EVERYTHING), folder, f"{count} passed")
-    collected, ended = map(float, (folder / "phases.txt").read_text(encoding="ascii").split())
-    return Times(ended - collected, stamps.read(folder, count).makespan)
+    return Times(phases.after_collection(folder), stamps.read(folder, count).makespan)
 
 
 def _bare(count: int, threads: int) -> Times:
@@ -97,7 +75,7 @@ def main() -> None:
     """Measure and print."""
     options = arguments(__doc__, rounds=5)
     files = {f"flow_sleep_{count}.py": _sleepers(count) for count, _ in SLEEPERS}
-    with workspace({"conftest.py": _CONFTEST, "flow_doze.py": _coroutines(COROUTINES), **files}) as folder:
+    with workspace({"conftest.py": phases.CONFTEST, "flow_doze.py": _coroutines(COROUTINES), **files}) as folder:
         variants = {"coroutines": partial(_run, folder, "flow_doze.py", COROUTINES, COROUTINES)}
         for count, threads in SLEEPERS:
             variants[f"flow {count}"] = partial(_run, folder, f"flow_sleep_{count}.py", count, threads)

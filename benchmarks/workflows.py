@@ -41,7 +41,7 @@ from benchmarks.harness import (
 from tests.wfformat import identifiers, read
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from benchmarks.harness import Row
     from tests.wfformat import Workflow
@@ -140,8 +140,8 @@ class Case:
     ideals: tuple[float, float]
 
     @classmethod
-    def of(cls, workflow: Workflow, place: str) -> Case:
-        slots, _ = PLACES[place]
+    def of(cls, workflow: Workflow, place: str, slots: int) -> Case:
+        """Return *workflow* in a place where so many tasks run at a time."""
         first = ideal(workflow, slots, [1.0] * len(workflow.tasks))
         second = ideal(workflow, slots, [task.seconds for task in workflow.tasks])
         scale = SECONDS / second
@@ -149,13 +149,11 @@ class Case:
         return cls(workflow, place, f"flow_{name}_{slots}.py", scale, (first * scale, second * scale))
 
 
-def _makespans(folder: Path, case: Case) -> tuple[float, float]:
-    """Run twice; return the makespan when durations are unknown, and when they are known."""
+def _makespans(folder: Path, case: Case, where: Sequence[str]) -> tuple[float, float]:
+    """Run twice, *where* the command line says; return the makespan with durations unknown, and with them known."""
     shutil.rmtree(folder / "kept", ignore_errors=True)
     count = len(case.workflow.tasks)
-    command = pytest_command(
-        "--flowforge", *PLACES[case.place][1], "--ff-checkpoint", "kept", case.file, plugins=EVERYTHING
-    )
+    command = pytest_command("--flowforge", *where, "--ff-checkpoint", "kept", case.file, plugins=EVERYTHING)
 
     def once() -> float:
         stamps.forget(folder)
@@ -168,23 +166,31 @@ def _makespans(folder: Path, case: Case) -> tuple[float, float]:
 def main() -> None:
     """Measure and print."""
     options = arguments(__doc__, rounds=3)
+    rows = recorded_in(PLACES, options.rounds, 0.92)
+    if rows:
+        finish("Recorded workflows: ideal makespan / makespan", rows, options)
+
+
+def recorded_in(places: Mapping[str, tuple[int, Sequence[str]]], rounds: int, budget: float) -> list[Row]:
+    """Measure all recorded workflows in these places; nothing, and that is said, where there are none."""
     recorded = find()
     if not recorded:
         where = folder_of_recorded()
         print(f"skipped: no recorded workflows in {where}; set FLOWFORGE_WFINSTANCES to a folder of WfFormat files")
-        return
-    cases = {case.file: case for case in (Case.of(one, place) for place in PLACES for one in recorded)}
+        return []
+    found = (Case.of(one, place, slots) for place, (slots, _) in places.items() for one in recorded)
+    cases = {case.file: case for case in found}
     with workspace({case.file: flow(case.workflow, case.scale) for case in cases.values()}) as folder:
         variants: dict[str, Callable[[], tuple[float, float]]] = {
-            name: partial(_makespans, folder, case) for name, case in cases.items()
+            name: partial(_makespans, folder, case, places[case.place][1]) for name, case in cases.items()
         }
-        rounds = interleave(variants, options.rounds)
+        done = interleave(variants, rounds)
     rows: list[Row] = []
     for name, case in cases.items():
         for at, which in enumerate(("first", "second")):
             what = f"{case.workflow.name.partition('-')[0]}, {case.place}, {which} run ({case.ideals[at]:.2f} s)"
-            rows.append(row(what, (case.ideals[at] / one[name][at] for one in rounds), 0.92, least=True))
-    finish("Recorded workflows: ideal makespan / makespan", rows, options)
+            rows.append(row(what, (case.ideals[at] / one[name][at] for one in done), budget, least=True))
+    return rows
 
 
 if __name__ == "__main__":

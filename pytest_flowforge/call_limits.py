@@ -1,7 +1,8 @@
 """The time limits of calls that are made elsewhere, in threads, on event loops or in the processes of a pool.
 
 Nobody is interrupted there: whoever waits for the calls looks at the time. It runs from the moment when a call really
-begins, and that shows only afterwards: a limit can turn out to be later than it seemed, and never earlier.
+begins, and that shows only afterwards: a limit can turn out to be later than it seemed, and never earlier. It ends when
+the call returns: to check, pack and store what it returned does not count.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Call(Protocol):
     """A call that is made elsewhere.
 
     ``start`` is when it has begun, in seconds since the epoch, once that is known, else 0. ``tell`` is where another
-    process is to write that.
+    process is to write that, and when it returns.
     """
 
     start: float
@@ -61,9 +62,10 @@ class _Limit:
 
     @property
     def due(self) -> float:
-        """When the time is up; it does not run while the call waits for others."""
+        """When the time is up; it does not run while the call waits for others, and never is once it has returned."""
         begun = self.begun
-        return self.since + self.seconds + (max(begun - self.handed, 0.0) if begun else 0.0)
+        due = self.since + self.seconds + (max(begun - self.handed, 0.0) if begun else 0.0)
+        return math.inf if 0.0 < self.starts.returned(self.call.tell) <= due else due
 
     def spent(self, in_call: float) -> float:
         """The time that counts, with that of the call."""
@@ -93,6 +95,10 @@ class CallLimits:
         call.tell = self._starts.new()
         since = now if since is None else since
         self._set(key, _Limit(seconds, since, now, now, time.time(), call, self._starts))
+
+    def __contains__(self, key: Key) -> bool:
+        """Whether the call has a limit."""
+        return key in self._limits
 
     def pop(self, key: Key) -> _Limit | None:
         """Forget the call, and return its limit if it had one."""

@@ -11,8 +11,12 @@ Every one of them names the thing, the rule and the way out::
     │   ├── CheckpointDamaged     it was changed by something else than us
     │   ├── CheckpointVersion     it was written by a newer version
     │   ├── CheckpointLocked      another run uses it
+    │   │   └── LeaseLost             another run has taken over the store it is in
     │   ├── CheckpointUnsafe      others can write it, or something else stands in its place
-    │   └── CheckpointUnwritable  the disk is full, broken or read-only
+    │   ├── CheckpointUnwritable  the disk is full, broken or read-only
+    │   └── CheckpointUnreachable the store at its URL does not answer, or refuses
+    ├── ClusterError          a cluster can not make our calls
+    │   └── ClusterUnreachable    its scheduler does not answer, or it could not be started
     ├── SkipTask              a task says that there is nothing to do
     ├── TaskFailed            a task did not succeed, and there is no exception of its own that could say so
     ├── WorkflowError         a workflow in code was asked for something that can not be done
@@ -35,12 +39,16 @@ __all__ = [
     "CheckpointDamaged",
     "CheckpointError",
     "CheckpointLocked",
+    "CheckpointUnreachable",
     "CheckpointUnsafe",
     "CheckpointUnwritable",
     "CheckpointVersion",
+    "ClusterError",
+    "ClusterUnreachable",
     "FlowforgeError",
     "GraphError",
     "IllegalMove",
+    "LeaseLost",
     "Problem",
     "ResultDamaged",
     "ResultError",
@@ -89,6 +97,14 @@ class SelectionError(FlowforgeError):
     """A selection expression that can not be read or that names nothing."""
 
 
+class ClusterError(FlowforgeError):
+    """A Dask cluster can not make our calls, or there is no Dask here."""
+
+
+class ClusterUnreachable(ClusterError):
+    """The scheduler of a Dask cluster does not answer, or a cluster could not be started here."""
+
+
 class SkipTask(FlowforgeError):
     """Raised by a task that has nothing to do, with the reason; ``pytest.skip()`` does the same."""
 
@@ -132,12 +148,20 @@ class CheckpointLocked(CheckpointError):
     """Another run uses the checkpoint."""
 
 
+class LeaseLost(CheckpointLocked):
+    """Another run may use the store of the checkpoint by now: the one that had it was not heard of for too long."""
+
+
 class CheckpointUnsafe(CheckpointError):
     """A folder that others can write, or something that is no plain file or folder where one should be."""
 
 
 class CheckpointUnwritable(CheckpointError):
     """Something could not be written: the disk is full, broken or read-only."""
+
+
+class CheckpointUnreachable(CheckpointError):
+    """The store at the URL of a checkpoint does not answer, or refuses what was asked of it."""
 
 
 class ResultError(FlowforgeError):

@@ -7,6 +7,7 @@ sink for the events of one run and a store for its results. Neither decides what
 from __future__ import annotations
 
 import contextlib
+import threading
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +25,13 @@ from pytest_flowforge.errors import (
     ResultUnstorable,
 )
 from pytest_flowforge.storage.codec import JsonCodec, PickleCodec
+from pytest_flowforge.storage.inventory import VERSION
+from pytest_flowforge.storage.leases import live_runs
 from pytest_flowforge.storage.locks import RunLock, WorkersLock
+from pytest_flowforge.storage.mirror import Mirror
+from pytest_flowforge.storage.objects import Objects
 from pytest_flowforge.storage.places import Place
+from pytest_flowforge.storage.sending import sending
 from pytest_flowforge.storage.syncing import GroupCommit
 from pytest_flowforge.storage.values import ResultStore
 
@@ -39,10 +45,12 @@ if TYPE_CHECKING:
     from pytest_flowforge.core.model import TaskId
     from pytest_flowforge.core.records import Growth, ResultRef, RunHeader, TaskRecord
     from pytest_flowforge.core.resume import Decision, Question
+    from pytest_flowforge.storage.addresses import Address
     from pytest_flowforge.storage.codec import Codec
     from pytest_flowforge.storage.files import Durability, Files
     from pytest_flowforge.storage.journal import Journal
     from pytest_flowforge.storage.locks import Holder
+    from pytest_flowforge.storage.sending import Sending
 
 __all__ = ["Archive", "Keeper", "Repaired", "Settings", "Unreadable"]
 
@@ -52,13 +60,19 @@ _MOST_LOADED = 64 << 20
 #: Seconds that workers of a run that was killed have to end.
 PATIENCE = 20.0
 
+#: Seconds after which people want to know that a store is waited for.
+_SLOW = 5.0
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Where and how a checkpoint is kept.
 
     ``codecs`` are tried in this order, and nothing else is decoded. ``keep_runs`` is how many runs stay, ``wait`` how
-    many seconds to wait for another run that uses the checkpoint.
+    many seconds to wait for another run that uses the checkpoint. With an ``address`` the checkpoint is in a store, and
+    ``path`` is where this machine has it as well; what is new is sent every ``interval`` seconds, and the rest at the
+    end, unless the store does not answer for ``farewell`` seconds. With ``settles``, where the two contradict each
+    other, one of them is chosen.
     """
 
     path: Path
@@ -66,6 +80,29 @@ class Settings:
     codecs: Sequence[Codec] = field(default_factory=lambda: (JsonCodec(), PickleCodec()))
     keep_runs: int = 20
     wait: float = 0.0
+    address: Address | None = None
+    interval: float = 2.0
+    farewell: float = 60.0
+    settles: bool = False
+
+    @property
+    def shown(self) -> str:
+        """What the checkpoint is called."""
+        return str(self.path) if self.address is None else self.address.url
+
+
+@contextlib.contextmanager
+def _told_when_slow(settings: Settings, on_slow: Callable[[str], None]) -> Iterator[None]:
+    """Say what is waited for, once that takes long; the libraries of stores may try for minutes."""
+    words = f"reading {settings.shown} takes long (Ctrl-C gives up)"
+    timer = threading.Timer(_SLOW, on_slow, [words])
+    timer.daemon = True
+    if settings.address is not None:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +138,48 @@ class Archive:
         #: Results that were loaded to see whether that can be done; by what tells them apart.
         self._loaded: dict[ResultRef, Any] = {}
         self._loaded_bytes = 0
+        #: Runs that go on somewhere, as far as the store knows.
+        self._live: frozenset[str] = frozenset()
 
     @classmethod
-    def open(cls, settings: Settings) -> Archive:
-        """Open the checkpoint; raise :class:`FileNotFoundError` when there is none, :class:`CheckpointError`."""
-        return cls(Place.open(settings.path, create=False), settings.codecs)
+    def open(cls, settings: Settings, on_slow: Callable[[str], None] = lambda _: None) -> Archive:
+        """Open the checkpoint; raise :class:`FileNotFoundError` when there is none, :class:`CheckpointError`.
+
+        A store may take long for that: ``on_slow`` is told then in words what is waited for, on a thread of its own.
+        """
+        if settings.address is None:
+            return cls(Place.open(settings.path, create=False), settings.codecs)
+        place = Place.open(settings.path)
+        try:
+            objects = Objects.at(settings.address)
+            mirror = Mirror(objects, place)
+            with _told_when_slow(settings, on_slow):
+                mirror.copy.open(create=False)
+                mirror.pull(owns=False)
+                live = live_runs(objects)
+            archive = cls(place, settings.codecs)
+            archive._live = live
+        except BaseException:
+            place.close()
+            raise
+        return archive
+
+    @classmethod
+    def require(cls, settings: Settings, on_slow: Callable[[str], None]) -> None:
+        """Raise what :meth:`open` does; of a store no more is asked than whether it holds a checkpoint.
+
+        Where that is to be settled, one that was emptied may be filled again with what this machine has of it.
+        """
+        if settings.address is None:
+            cls.open(settings).close()
+            return
+        try:
+            with _told_when_slow(settings, on_slow):
+                Objects.at(settings.address).get(VERSION)
+        except FileNotFoundError:
+            if not settings.settles:
+                raise
+            Place.open(settings.path, create=False).close()
 
     @property
     def path(self) -> Path:
@@ -172,7 +246,9 @@ class Archive:
                 yield Unreadable(run, error)
 
     def is_alive(self, run: str) -> bool:
-        """Whether the process of that run is known to be there."""
+        """Whether the process of that run is known to be there, or seems to be on another machine."""
+        if run in self._live:
+            return True
         holder = RunLock(self._place.folder).holder()
         return holder is not None and holder.run == run and holder.is_alive
 
@@ -227,9 +303,14 @@ class Archive:
                 return decision
 
     def _try(self, ref: ResultRef) -> str:
-        """Load a result and keep it for now, if it is small; return why it can not be loaded, or nothing."""
+        """Load a result and keep it for now, if it is small; return why it can not be loaded, or nothing.
+
+        A large one is verified and not decoded: it might not fit in here, and be wanted elsewhere.
+        """
         if ref in self._loaded:
             return ""
+        if ref.length > _MOST_LOADED:
+            return self.store.fault(ref)
         try:
             value = self.store.get(ref)
         except ResultError as error:
@@ -270,26 +351,34 @@ class Keeper:
         files: Files | None = None,
         *,
         on_wait: Callable[[], None] = lambda: None,
+        on_slow: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Lock the checkpoint; raise :class:`CheckpointError`.
 
         Workers of a run that was killed are waited for, after a call of ``on_wait``: they may still do its tasks.
+        A store may take long to be opened, and to get the rest at the end: ``on_slow`` is told then in words what is
+        waited for, on a thread of its own.
         """
         self._settings = settings
         self._tell = tell
-        self._place = Place.open(settings.path, files)
-        try:
+        self._on_slow = on_slow
+        #: What was said of journals that were not the same here and in the store.
+        self.settled: list[str] = []
+        #: Undoes what was done so far, until everything is.
+        with contextlib.ExitStack() as undo:
+            self._place = Place.open(settings.path, files)
+            undo.callback(self._place.close)
+            # Who uses the store may be on this machine: it knows more of that than the lock does.
+            self._sender = self._taken(undo)
             self._lock = RunLock(self._place.folder)
             #: Who held it before and had no chance to say that it ended.
             self.killed: Holder | None = self._lock.acquire(settings.wait)
-            try:
-                self._wait_for_workers(on_wait)
-            except BaseException:
-                self._lock.release()
-                raise
-        except BaseException:
-            self._place.close()
-            raise
+            undo.callback(self._lock.release)
+            self._wait_for_workers(on_wait)
+            if self._sender is not None:
+                with _told_when_slow(settings, self._on_slow):
+                    self.settled = self._sender.pull(settles=settings.settles)
+            undo.pop_all()
         self.archive = Archive(self._place, settings.codecs)
         self.run = ""
         self.broken: CheckpointUnwritable | None = None
@@ -301,10 +390,25 @@ class Keeper:
         #: Whether the run has said everything about itself that others need to build on it.
         self._described = False
         self._results: dict[TaskId, ResultRef] = {}
+        #: Runs that were deleted here, and are to be in the store.
+        self._gone: list[str] = []
         #: Digests of the files that tasks have made, by task and path.
         self.outputs: dict[TaskId, Mapping[str, str]] = {}
         #: Tasks that turned out to be made of something else when they started.
         self.fingerprints: dict[TaskId, Fingerprint] = {}
+
+    def _taken(self, undo: contextlib.ExitStack) -> Sending | None:
+        """Take the store, where there is one."""
+        settings = self._settings
+        if settings.address is None:
+            return None
+        # Who waits for another run has been told so.
+        with contextlib.nullcontext() if settings.wait else _told_when_slow(settings, self._on_slow):
+            sender = sending(settings.address, settings.path, settings.interval)
+            undo.callback(sender.give_up)
+            sender.take(settings.wait)
+        self._place.fetch = sender.fetch
+        return sender
 
     def _wait_for_workers(self, on_wait: Callable[[], None]) -> None:
         workers = WorkersLock(self._place.folder)
@@ -336,6 +440,8 @@ class Keeper:
             sync_large=settings.durability != "off",
         )
         self._commit.watch(self._store, self._journal)
+        if self._sender is not None:
+            self._sender.begin(self.run)
 
     def __call__(self, event: Event) -> None:
         """Write *event* down."""
@@ -427,21 +533,48 @@ class Keeper:
                 damage = found.damage
                 problem = f"line {damage.line}: {damage.reason}" if damage else f"{found.torn_bytes} bytes of a record"
                 done.append(Repaired(run, len(found.records), old.name, problem))
+                if self._sender is not None:
+                    self._sender.replace_journal(run)
         return done
 
     def clear(self) -> None:
         """Delete all runs and results."""
+        gone = self._place.ids()
         self._place.clear()
+        if self._sender is not None:
+            self._sender.prune(gone)
 
     def prune(self) -> None:
-        """Delete the oldest runs; never what a run that is kept was built on."""
+        """Delete the oldest runs; never what a run that is kept was built on. In a store it is done by :meth:`send`."""
         if not self._described:
             # This run takes the place of none: nothing can be built on it.
             return
         try:
-            self._place.prune(self._settings.keep_runs)
+            self._gone += self._place.prune(self._settings.keep_runs)
         except (OSError, CheckpointError) as error:
             self._tell(f"old runs could not be deleted: {error}")
+
+    def send(self) -> bool:
+        """Send what is new to the store, where there is one, and let others use that; say what could not be sent.
+
+        Returns whether everything is where it belongs. Ctrl-C ends that, and nothing else: what was to be done is done,
+        and whoever does not want to wait for the network need not.
+        """
+        sender, self._sender = self._sender, None
+        if sender is None:
+            return True
+        words = f"sending to {self._settings.shown} ... (Ctrl-C leaves the rest for the next run)"
+        try:
+            news, unsent = sender.end(self._gone, self._settings.farewell, lambda: self._on_slow(words))
+        except KeyboardInterrupt:
+            news = []
+            unsent = (
+                f"sending was interrupted: what the store does not have yet is in {self._settings.path}, and goes"
+                " there with the next run of this machine with the same --ff-checkpoint"
+            )
+        for sentence in (*news, *([unsent] if unsent else [])):
+            self._tell(sentence)
+        return not unsent
 
     def close(self) -> None:
         """Let the next run in. Call it however the run has ended."""
@@ -450,9 +583,14 @@ class Keeper:
         except CheckpointUnwritable as error:
             self.broken = self.broken or error
         finally:
-            if self._journal is not None:
-                self._journal.close()
-            if self._store is not None:
-                self._store.close()
-            self._lock.release()
-            self.archive.close()
+            # Whatever went wrong here: a store that nobody lets go of is kept from all others as long as this process
+            # lives.
+            try:
+                self.send()
+            finally:
+                if self._journal is not None:
+                    self._journal.close()
+                if self._store is not None:
+                    self._store.close()
+                self._lock.release()
+                self.archive.close()

@@ -7,8 +7,8 @@ imported that file.
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
-import io
 import logging
 import os
 import re
@@ -18,6 +18,7 @@ import time
 import traceback
 import warnings
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
@@ -25,14 +26,16 @@ import cloudpickle
 from pytest_flowforge import measuring
 from pytest_flowforge.awaiting import run_to_its_end
 from pytest_flowforge.failures import Stranger, capped, qualified_members, qualified_mro, safe_text, shortened
-from pytest_flowforge.starts import START
+from pytest_flowforge.starts import tell_return, tell_start
+from pytest_flowforge.writers import Output, writing_to
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from pytest_flowforge.core.model import Measures
 
-__all__ = ["Returned", "pack", "perform", "unpack"]
+__all__ = ["Returned", "gathering_its_own", "made", "pack", "packed", "perform", "unpack"]
 
 
 @dataclass(slots=True)
@@ -69,35 +72,55 @@ def pack(function: Callable[..., Any], arguments: Mapping[str, Any], filters: It
     # What is pickled by value forgets its file, which tracebacks are to show.
     code = getattr(function, "__code__", None)
     file = getattr(code, "co_filename", "")
-    return cloudpickle.dumps((function, dict(arguments), file, list(filters), os.getpid()))  # type: ignore[no-any-return]
+    return cloudpickle.dumps((function, dict(arguments), file, _packed_filters(tuple(filters)), os.getpid()))  # type: ignore[no-any-return]
+
+
+@functools.lru_cache(maxsize=64)
+def _packed_filters(filters: tuple[Any, ...]) -> bytes:
+    """They are nearly always the same, and to pack them takes longer than all the rest."""
+    return cloudpickle.dumps(filters)  # type: ignore[no-any-return]
+
+
+@functools.lru_cache(maxsize=64)
+def _unpacked_filters(filters: bytes) -> tuple[Any, ...]:
+    return cloudpickle.loads(filters)  # type: ignore[no-any-return]
 
 
 def perform(call: bytes, tell: tuple[str, int] | None = None) -> bytes:
     """Make the call that :func:`pack` has packed; return a :class:`Returned`, packed.
 
-    ``tell`` is a file, and the place in it where to write when the call begins, if that can be opened here.
+    ``tell`` is a file, and the place in it where to write when the call begins and returns, if that can be opened here.
     """
-    if tell is not None:
-        _tell_start(*tell)
-    function, arguments, file, filters, home = cloudpickle.loads(call)
+    if tell is None:
+        return packed(made(call))
+    tell_start(*tell)
+    came = made(call)
+    tell_return(*tell)
+    return packed(came)
+
+
+def made(
+    call: bytes,
+    inputs: Mapping[str, Any] = MappingProxyType({}),
+    gathering: Callable[[Sequence[Any]], AbstractContextManager[Output]] | None = None,
+) -> Returned:
+    """Make the call that :func:`pack` has packed, with *inputs* besides; return what it came to.
+
+    ``gathering(filters)`` gathers what is written meanwhile; by default that is all that this process writes.
+    """
+    function, arguments, file, packed_filters, home = cloudpickle.loads(call)
+    filters = _unpacked_filters(packed_filters)
     with contextlib.suppress(AttributeError):
         function.__code__ = function.__code__.replace(co_filename=file)
     came = Returned(start=time.time())
-    stdout, stderr, handler = io.StringIO(), io.StringIO(), _Gatherer(came.records)
-    root = logging.getLogger()
-    root.addHandler(handler)
     measure = _measuring(home)
     begin = time.perf_counter()
     deepest = sys.getrecursionlimit()
+    output = Output()
     try:
-        with (
-            warnings.catch_warnings(record=True) as caught,
-            contextlib.redirect_stdout(stdout),
-            contextlib.redirect_stderr(stderr),
-        ):
-            _filter_warnings(filters)
+        with (gathering or _gathering_all)(filters) as output:
             try:
-                value = function(**arguments)
+                value = function(**arguments, **inputs)
                 came.value = run_to_its_end(value) if inspect.iscoroutine(value) else value
             finally:
                 # Before anything else: with what a task has set there may be no room for any call.
@@ -111,13 +134,38 @@ def perform(call: bytes, tell: tuple[str, int] | None = None) -> bytes:
         # The first frame is this one.
         shown = shortened(error.with_traceback(error.__traceback__.tb_next if error.__traceback__ else None))
         came.trace = capped("".join(traceback.format_exception(shown)))
-    finally:
-        root.removeHandler(handler)
     came.seconds = time.perf_counter() - begin
     came.measures = measure()
-    came.stdout, came.stderr = stdout.getvalue(), stderr.getvalue()
-    came.warnings = [(str(one.message), one.category, one.filename, one.lineno) for one in caught]
-    return _packed(came)
+    came.stdout, came.stderr = output.stdout.getvalue(), output.stderr.getvalue()
+    came.records = [_sendable(record) for record in output.records]
+    came.warnings = [(str(one.message), one.category, one.filename, one.lineno) for one in output.warnings]
+    return came
+
+
+@contextlib.contextmanager
+def _gathering_all(filters: Sequence[Any]) -> Iterator[Output]:
+    output = Output()
+    handler = _Gatherer(output.records)
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        with (
+            warnings.catch_warnings(record=True) as output.warnings,
+            contextlib.redirect_stdout(output.stdout),
+            contextlib.redirect_stderr(output.stderr),
+        ):
+            _filter_warnings(filters)
+            yield output
+    finally:
+        root.removeHandler(handler)
+
+
+@contextlib.contextmanager
+def gathering_its_own(filters: Sequence[Any]) -> Iterator[Output]:
+    """Gather what the call writes that is made here, beside others in this process (:func:`.writers.tell_apart`)."""
+    output = Output(filters=filters)
+    with writing_to(output):
+        yield output
 
 
 def _measuring(home: int) -> Callable[[], Measures]:
@@ -132,16 +180,6 @@ def _measuring(home: int) -> Callable[[], Measures]:
     # Interpreters and threads of one process.
     used, thread = measuring.of_thread(), threading.current_thread().name
     return lambda: measuring.thread_since(used, thread)
-
-
-def _tell_start(file: str, place: int) -> None:
-    # On another machine it is not there, and somebody guesses.
-    with contextlib.suppress(OSError):
-        opened = os.open(file, os.O_WRONLY)
-        try:
-            os.pwrite(opened, START.pack(time.monotonic()), place)
-        finally:
-            os.close(opened)
 
 
 def _filter_warnings(filters: Iterable[Any]) -> None:
@@ -171,7 +209,8 @@ def _assembled(cls: type[BaseException], args: tuple[Any, ...], attributes: dict
     return error
 
 
-def _packed(came: Returned) -> bytes:
+def packed(came: Returned) -> bytes:
+    """Return *came* as bytes; where something in it can not travel, that is said in its place."""
     try:
         data: bytes = cloudpickle.dumps(came)
         if came.error is not None:
@@ -181,7 +220,7 @@ def _packed(came: Returned) -> bytes:
         if came.error is None:
             came.value, came.error, came.unsendable = None, wrong, True
             came.trace = "".join(traceback.format_exception_only(wrong))
-            return _packed(came)
+            return packed(came)
         return _packed_in_parts(came, came.error)
     return data
 
@@ -207,9 +246,13 @@ class _Gatherer(logging.Handler):
         self._records = records
 
     def emit(self, record: logging.LogRecord) -> None:
-        # Arguments and exceptions may not travel; what they say may.
-        record.msg, record.args = record.getMessage(), None
-        if record.exc_info:
-            record.exc_text = record.exc_text or logging.Formatter().formatException(record.exc_info)
-            record.exc_info = None
-        self._records.append(record)
+        self._records.append(_sendable(record))
+
+
+def _sendable(record: logging.LogRecord) -> logging.LogRecord:
+    # Arguments and exceptions may not travel; what they say may.
+    record.msg, record.args = record.getMessage(), None
+    if record.exc_info:
+        record.exc_text = record.exc_text or logging.Formatter().formatException(record.exc_info)
+        record.exc_info = None
+    return record

@@ -14,7 +14,7 @@ from collections import deque
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from pytest_flowforge import ports
 from pytest_flowforge.core.model import Lost, Outcome, TaskId
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Prepare: TypeAlias = Callable[[ports.Job], tuple[Callable[..., Any], tuple[Any, ...]]]
     Decode: TypeAlias = Callable[[ports.Job, Any], tuple[Outcome, Any]]
 
-__all__ = ["FuturesExecutor"]
+__all__ = ["AbandoningPool", "FuturesExecutor", "KnowingPool"]
 
 #: Pools that may break one after the other, without having executed anything, before there will be no other.
 _TRIES = 3
@@ -42,6 +42,9 @@ _LOOK = 1.0
 _FAREWELL = 5.0
 
 
+_DROPPED = "its executor has dropped it"
+
+
 def _as_it_is(job: ports.Job) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     return partial(job.call, **job.inputs), ()
 
@@ -49,6 +52,34 @@ def _as_it_is(job: ports.Job) -> tuple[Callable[..., Any], tuple[Any, ...]]:
 def _as_it_came(_job: ports.Job, payload: Any) -> tuple[Outcome, Any]:
     outcome, value = payload
     return outcome, value
+
+
+@runtime_checkable
+class AbandoningPool(Protocol):
+    """A pool that can give up on what executes a call, and so needs no slot for it. All of this has to be there."""
+
+    @property
+    def abandoned(self) -> int:
+        """How many threads of this process go on that were given up on."""
+
+    def abandon(self, future: Future[Any]) -> bool:
+        """Give up on what executes *future*; return whether there was anything."""
+
+    def stack_of(self, future: Future[Any]) -> str:
+        """Return where the call of *future* stands now; empty where nobody can tell."""
+
+
+@runtime_checkable
+class KnowingPool(AbandoningPool, Protocol):
+    """A pool whose workers come and go, which knows itself how many calls it can make. All of this has to be there."""
+
+    @property
+    def slots(self) -> int:
+        """How many calls there are to be at a time."""
+
+    @property
+    def lost(self) -> str:
+        """Why there will be no other pool; empty while there can be one."""
 
 
 class _Flight:
@@ -97,6 +128,8 @@ class FuturesExecutor(ports.Executor):
         self._decode = decode
         self._fatal = fatal
         self._pool: Executor | None = None
+        #: The same, if it knows how many calls it can make.
+        self._knowing: KnowingPool | None = None
         #: Attempts whose end is still to be reported.
         self._flying: dict[tuple[TaskId, int], _Flight] = {}
         #: Cancelled, and executed all the same: each takes a slot until it ends.
@@ -118,8 +151,11 @@ class FuturesExecutor(ports.Executor):
     def slots(self) -> int:
         """How many jobs it executes at a time: fewer while there are cancelled ones that go on.
 
-        None once those have half of the slots: what else is in the pool ends, and then the pool is given up.
+        None once those have half of the slots: what else is in the pool ends, and then the pool is given up. A
+        :class:`KnowingPool` knows better.
         """
+        if self._knowing is not None and not self._lost:
+            return self._knowing.slots
         stuck = len(self._deaf)
         return 0 if self._lost or (stuck and 2 * stuck >= self._slots) else self._slots - stuck
 
@@ -128,7 +164,8 @@ class FuturesExecutor(ports.Executor):
         """Why it can execute nothing any more; empty while it can.
 
         That is when pools break one after the other without having executed anything. Jobs that crash are no reason:
-        a pool made in the place of a broken one first has to do nothing, and do it well.
+        a pool made in the place of a broken one first has to do nothing, and do it well. A :class:`KnowingPool` may
+        also say itself that there will be no other.
         """
         return self._lost
 
@@ -165,8 +202,7 @@ class FuturesExecutor(ports.Executor):
         flight = self._flying.pop((task, attempt), None)
         if flight is None or flight.future.cancel():
             return
-        abandon: Callable[[Future[Any]], bool] | None = getattr(flight.pool, "abandon", None)
-        if abandon is None or not abandon(flight.future):
+        if not isinstance(flight.pool, AbandoningPool) or not flight.pool.abandon(flight.future):
             # One that has ended just now is no exception: it is taken off when it lands.
             self._deaf.add(flight)
             self._let_go_of_what_is_stuck()
@@ -174,8 +210,8 @@ class FuturesExecutor(ports.Executor):
     @property
     def abandoned(self) -> int:
         """How many threads go on that were given up on."""
-        threads: int = getattr(self._pool, "abandoned", 0)
-        return threads + len([future for future in self._left if not future.done()])
+        pool, left = self._pool, len([future for future in self._left if not future.done()])
+        return left + pool.abandoned if pool is not None and isinstance(pool, AbandoningPool) else left
 
     def has_begun(self, task: TaskId, attempt: int) -> bool:
         """Whether that attempt is being executed, as far as its pool can tell."""
@@ -185,10 +221,9 @@ class FuturesExecutor(ports.Executor):
     def stack_of(self, task: TaskId, attempt: int) -> str:
         """Return where the thread that executes that attempt stands now; empty where the pool can not tell."""
         flight = self._flying.get((task, attempt))
-        if flight is None:
+        if flight is None or not isinstance(flight.pool, AbandoningPool):
             return ""
-        stack_of: Callable[[Future[Any]], str] | None = getattr(flight.pool, "stack_of", None)
-        return stack_of(flight.future) if stack_of is not None else ""
+        return flight.pool.stack_of(flight.future)
 
     def interrupt(self) -> None:
         """Do nothing: no job is executed on the thread that could be interrupted."""
@@ -226,7 +261,7 @@ class FuturesExecutor(ports.Executor):
         self._flying.clear()
         self._deaf.clear()
         self._finished.clear()
-        pool, self._pool = self._pool, None
+        pool, self._pool, self._knowing = self._pool, None, None
         if pool is None:
             return
         if busy:
@@ -263,7 +298,7 @@ class FuturesExecutor(ports.Executor):
             error = flight.future.exception()
         except CancelledError:
             # Not by us: those are not in flight any more.
-            return Lost("its executor has dropped it"), None
+            return Lost(_DROPPED), None
         if isinstance(error, BrokenExecutor) and (flight.pool is not self._pool or _is_broken(flight.pool)):
             self._replace(flight.pool, error)
             return Lost(_why(error)), None
@@ -275,7 +310,7 @@ class FuturesExecutor(ports.Executor):
             except (Exception, SystemExit) as undecodable:  # noqa: BLE001 - a result that nobody can read is its failure
                 return failure_of(undecodable), None
         if isinstance(error, CancelledError):
-            return Lost("its executor has dropped it"), None
+            return Lost(str(error) or _DROPPED), None
         if isinstance(error, Exception) and not isinstance(error, self._fatal):
             return failure_of(error), None
         del self._flying[flight.job.task, flight.job.attempt]
@@ -287,6 +322,7 @@ class FuturesExecutor(ports.Executor):
         """Return the pool, or a new one; None when there will be no other."""
         while self._pool is None and not self._lost:
             pool = self._pool = self._make_pool()
+            self._knowing = pool if isinstance(pool, KnowingPool) else None
             if self._breaks:
                 self._try_out(pool)
         return self._pool
@@ -308,7 +344,8 @@ class FuturesExecutor(ports.Executor):
         if pool is not self._pool:
             return
         self._breaks += 1
-        if self._breaks >= _TRIES:
+        self._lost = pool.lost if isinstance(pool, KnowingPool) else ""
+        if self._breaks >= _TRIES and not self._lost:
             self._lost = f"{_TRIES} pools broke in a row, the later ones before they had done anything: {_why(broken)}"
         for key, flight in list(self._flying.items()):
             # Those that had ended before, and land next, count as they ended.
@@ -329,7 +366,7 @@ class FuturesExecutor(ports.Executor):
             self._let_go(pool)
 
     def _let_go(self, pool: Executor) -> None:
-        self._pool = None
+        self._pool = self._knowing = None
         self._deaf = {flight for flight in self._deaf if flight.pool is not pool}
         _put_down(pool)
 

@@ -55,6 +55,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
     register_marks(config)
     if is_active(config):
-        from pytest_flowforge.plugin.session import activate  # noqa: PLC0415
+        from pytest_flowforge.plugin.activation import activate  # noqa: PLC0415
 
         activate(config)

@@ -7,56 +7,25 @@ What a task starts (threads of its own, child processes) has no such variable; p
 
 from __future__ import annotations
 
-import io
 import logging
 import sys
 import threading
 import warnings
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pytest_flowforge.failures import safe_text
+from pytest_flowforge.writers import Gatherer, Output, action_of, split, writer
 
 if TYPE_CHECKING:
-    import re
     from collections.abc import Callable, Iterator, Sequence
 
     import pytest
 
-__all__ = ["Attribution", "Output", "writing_to"]
+__all__ = ["Attribution"]
 
-
-@dataclass(eq=False, slots=True)
-class Output:
-    """What one call has printed, logged and warned about.
-
-    ``filters`` are its own filters for warnings, where it has any, as :data:`warnings.filters` has them.
-    """
-
-    stdout: io.StringIO = field(default_factory=io.StringIO)
-    stderr: io.StringIO = field(default_factory=io.StringIO)
-    records: list[logging.LogRecord] = field(default_factory=list)
-    warnings: list[warnings.WarningMessage] = field(default_factory=list)
-    filters: Sequence[Any] | None = None
-
-
-#: Whose call this is; None outside of calls.
-_WRITER: ContextVar[Output | None] = ContextVar("pytest_flowforge_writer", default=None)
 
 #: Handlers of pytest's logging plugin that show what a test has logged.
 _HANDLERS = ("caplog_handler", "report_handler", "log_cli_handler", "log_file_handler")
-
-
-@contextmanager
-def writing_to(output: Output) -> Iterator[None]:
-    """Let everything that is written within this context be *output*'s."""
-    token = _WRITER.set(output)
-    try:
-        yield
-    finally:
-        _WRITER.reset(token)
 
 
 class Attribution:
@@ -81,7 +50,7 @@ class Attribution:
     def serve(self) -> Iterator[None]:
         """Tell writers apart as long as this lasts."""
         root = logging.getLogger()
-        gatherer, level = _Gatherer(), root.level
+        gatherer, level = Gatherer(), root.level
         root.addHandler(gatherer)
         if self._log_level is not None:
             root.setLevel(min(level, self._log_level))
@@ -126,31 +95,20 @@ class Attribution:
                 self._show(message)
 
     def _split(self, stream: Any, name: str) -> None:
-        if id(stream) in self._streams:
-            return
-        write = stream.write
-
-        def split(text: str) -> int:
-            writer = _WRITER.get()
-            if writer is None:
-                return write(text)  # type: ignore[no-any-return]
-            return getattr(writer, name).write(text)  # type: ignore[no-any-return]
-
-        # A stream without attributes of its own can not be split, and is no stream of pytest's.
-        with suppress(AttributeError, TypeError):
-            stream.write = split
+        # One that can not be split is no stream of pytest's.
+        if id(stream) not in self._streams and split(stream, name):
             self._streams[id(stream)] = stream
 
     def _on_warning(self, message: warnings.WarningMessage) -> None:
-        writer = _WRITER.get()
-        filters = writer.filters if writer is not None else self._filters_of_the_phase()
-        action = "" if filters is None else _action(filters, message)
+        output = writer()
+        filters = output.filters if output is not None else self._filters_of_the_phase()
+        action = "" if filters is None else action_of(filters, message)
         if action == "error":
             raise message.message if isinstance(message.message, Warning) else message.category(message.message)
         if action == "ignore":
             return
-        if writer is not None:
-            writer.warnings.append(message)
+        if output is not None:
+            output.warnings.append(message)
         elif self._show is not None:
             self._show(message)
 
@@ -160,36 +118,5 @@ class Attribution:
         return self.filters.get(self.item) if here and self.item is not None else None
 
 
-def _action(filters: Sequence[Any], message: warnings.WarningMessage) -> str:
-    """What the first of *filters* that fits says; empty if none does."""
-    text = safe_text(message.message)
-    for action, pattern, category, module, line in filters:
-        fits = issubclass(message.category, category) and line in (0, message.lineno)
-        if fits and _matches(pattern, text) and (module is None or _matches(module, _module_of(message.filename))):
-            return str(action)
-    return ""
-
-
-def _matches(pattern: re.Pattern[str] | str | None, text: str) -> bool:
-    if pattern is None or isinstance(pattern, str):
-        return pattern is None or pattern == text
-    return pattern.match(text) is not None
-
-
-def _module_of(file: str) -> str:
-    """The name of the module in *file*, which is what filters go by, and what a warning does not tell."""
-    found = (name for name, module in [*sys.modules.items()] if getattr(module, "__file__", None) == file)
-    return next(found, file.removesuffix(".py"))
-
-
-class _Gatherer(logging.Handler):
-    """Keeps the records of calls."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        writer = _WRITER.get()
-        if writer is not None:
-            writer.records.append(record)
-
-
 def _is_nobodys(_: logging.LogRecord) -> bool:
-    return _WRITER.get() is None
+    return writer() is None

@@ -140,6 +140,8 @@ class WorkersBoard(Watch):
 
 _THREAD = re.compile(r"^(?:Current thread|Thread) (0x[0-9a-f]+)")
 _STEP = re.compile(r'^  File "(.*)", line (\d+) in (.*)$')
+#: A character that is none of ASCII: faulthandler writes no others.
+_ESCAPED = re.compile(r"\\(?:x[0-9a-f]{2}|u[0-9a-f]{4}|U00(?:0[0-9a-f]|10)[0-9a-f]{4})")
 
 #: Files whose threads belong to no task, and where the way of a task to its function begins.
 _NO_TASKS = ("execnet/", "xdist/")
@@ -167,10 +169,20 @@ def _threads(dump: str) -> Iterator[list[traceback.FrameSummary]]:
             threads.append([])
         elif step and threads:
             file, number, name = step.groups()
-            threads[-1].append(traceback.FrameSummary(file, int(number), name))
+            threads[-1].append(traceback.FrameSummary(_unescaped(file), int(number), _unescaped(name)))
     for place, frames in enumerate(threads):
         is_main = place == len(threads) - 1
         if not is_main and any(is_in(frame.filename, (*_NO_TASKS, *_BELOW)) for frame in frames):
             continue
         ours = next((index for index, frame in enumerate(frames) if is_in(frame.filename, _BELOW)), len(frames))
         yield list(reversed(frames[:ours] or frames[:1]))
+
+
+def _unescaped(text: str) -> str:
+    """*text* with the characters that were escaped there; a terminal is given none that it would obey."""
+
+    def character(escaped: re.Match[str]) -> str:
+        found = chr(int(escaped[0].lstrip("\\xuU"), 16))
+        return found if found.isprintable() and not found.isascii() else escaped[0]
+
+    return _ESCAPED.sub(character, text)

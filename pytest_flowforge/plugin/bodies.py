@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from pytest_flowforge import measuring
 from pytest_flowforge.awaiting import run_to_its_end
 from pytest_flowforge.core.model import Measures, Outcome, Success
-from pytest_flowforge.plugin.attribution import Output, writing_to
 from pytest_flowforge.plugin.guard import FORKED
+from pytest_flowforge.writers import Output, writing_to
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -18,6 +18,8 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pytest_flowforge.storage.addresses import Address
+
 __all__ = ["NEED_FLOWS", "CheckpointOptions", "Errand", "add_checkpoint_options", "errand_of"]
 
 _DURABILITIES = ("normal", "full", "off")
@@ -52,10 +54,15 @@ class CheckpointOptions:
     """The command line and the ini file, read once.
 
     ``folder`` is where runs are kept; None where pytest was told to keep nothing (``-p no:cacheprovider``).
-    ``explicit`` tells that somebody has named that folder, and so expects it to be used.
+    ``explicit`` tells that somebody has named that folder, and so expects it to be used. With an ``address``, runs are
+    kept there, and ``folder`` is where this machine has them as well; what is new is sent every ``interval`` seconds,
+    and the rest at the end of the run, unless the store does not answer for ``farewell`` seconds.
     """
 
     folder: Path | None
+    address: Address | None
+    interval: float
+    farewell: float
     explicit: bool
     durability: str
     codecs: tuple[str, ...]
@@ -89,8 +96,12 @@ class CheckpointOptions:
         if option.ff_run and not (option.ff_resume or option.ff_replay or cache or errand_of(config)):
             msg = "--ff-run says which run --ff-resume, --ff-cache, --ff-status or --ff-replay means: give one of them"
             raise pytest.UsageError(msg)
+        address = _address(named)
         return cls(
-            folder=_folder(config, named),
+            folder=_folder(config, named) if address is None else _copy_of(config, address),
+            address=address,
+            interval=_seconds_of(config, "flowforge_send_interval"),
+            farewell=_seconds_of(config, "flowforge_send_farewell"),
             explicit=bool(named),
             durability=_one_of(config, "durability", _DURABILITIES),
             codecs=_codecs(_text(config, "codec")),
@@ -126,7 +137,11 @@ def add_checkpoint_options(parser: pytest.Parser) -> None:
     flag("--ff-rerun-unsafe", "Run tasks marked idempotent(False) again although they may have done their work.")
     add("--ff-replay", metavar="TASK", help="Run just this task in this process, with the inputs it had in a run.")
     flag("--ff-save", "With --ff-replay: keep the result, so that --ff-resume goes on from there.")
-    add("--ff-checkpoint", metavar="DIR", help="Keep runs there instead of in the cache directory of pytest.")
+    add(
+        "--ff-checkpoint",
+        metavar="DIR",
+        help="Keep runs there instead of in the cache directory of pytest; a folder, or a URL as s3://bucket/prefix.",
+    )
     flag("--ff-require-checkpoint", "Do not run where the run can not be kept (implied by --ff-resume).")
     add("--ff-durability", choices=_DURABILITIES, help="What survives a power cut: all but 50 ms (normal), full, off.")
     add(
@@ -149,7 +164,9 @@ def add_checkpoint_options(parser: pytest.Parser) -> None:
     flag("--ff-repair", "Keep the good records of a damaged checkpoint.")
     flag("--ff-clear", "Throw all runs and their results away.")
     add("--ff-rollback", metavar="ID", help="Make the results of that run the current ones; nothing is deleted.")
-    parser.addini("flowforge_checkpoint", "folder where runs are kept", default="")
+    parser.addini("flowforge_checkpoint", "folder or URL where runs are kept", default="")
+    parser.addini("flowforge_send_interval", "seconds until what is new is sent to the URL", default="2")
+    parser.addini("flowforge_send_farewell", "seconds without an answer until a run that ends gives up", default="60")
     parser.addini("flowforge_cache", "reuse results as if --ff-cache was given", type="bool", default=False)
     parser.addini("flowforge_keep_runs", "how many runs are kept", default="20")
     parser.addini("flowforge_durability", "what survives a power cut: normal, full or off", default="normal")
@@ -199,6 +216,40 @@ def _folder(config: pytest.Config, named: str) -> Path | None:
         return None
     # As pytest does it; its own answer, config.cache, is there only within a session.
     return _absolute(config.rootpath, str(config.getini("cache_dir"))) / "flowforge"
+
+
+def _address(named: str) -> Address | None:
+    if not named:
+        return None
+    from pytest_flowforge.errors import CheckpointError  # noqa: PLC0415  (only for those who name a place)
+    from pytest_flowforge.storage.addresses import Address, is_address  # noqa: PLC0415
+
+    if not is_address(named):
+        return None
+    try:
+        return Address.of(named)
+    except CheckpointError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+def _copy_of(config: pytest.Config, address: Address) -> Path:
+    """Where this machine has what is in a store: in the cache directory of pytest, or in that of the user."""
+    if config.pluginmanager.has_plugin("cacheprovider"):
+        folder = _absolute(config.rootpath, str(config.getini("cache_dir")))
+        return folder / "flowforge-remote" / address.key()
+    return address.folder()
+
+
+def _seconds_of(config: pytest.Config, ini: str) -> float:
+    text = str(config.getini(ini)).strip()
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        msg = f"ini {ini}: {text!r} is no number of seconds; give more than 0"
+        raise pytest.UsageError(msg)
+    return seconds
 
 
 def _absolute(base: Path, text: str) -> Path:

@@ -102,6 +102,11 @@ class Checkpointing:
         return self._options.checkpoint.isolate and self.keeper is not None
 
     @property
+    def settings(self) -> Settings | None:
+        """Where and how runs are kept; None where they are not."""
+        return self._settings
+
+    @property
     def path(self) -> Path | None:
         """Where runs are kept; None where they are not."""
         return self._settings.path if self._settings is not None else None
@@ -130,7 +135,7 @@ class Checkpointing:
             self._open_to_read(self._settings)
 
     def _open_to_write(self, settings: Settings) -> None:
-        if not self._options.checkpoint.explicit:
+        if not self._options.checkpoint.explicit or settings.address is not None:
             make_cache_folder(self._config)
         try:
             self.keeper = self._lock(settings)
@@ -147,19 +152,24 @@ class Checkpointing:
 
         if settings.wait:
             try:
-                return Keeper(replace(settings, wait=0.0), self._tell, on_wait=say_why)
+                return Keeper(replace(settings, wait=0.0), self._tell, on_wait=say_why, on_slow=self._say_what_is_slow)
             except CheckpointLocked as error:
-                self._say_at_once(f"flowforge: waiting: {str(error).partition(':')[0]}")
-        return Keeper(settings, self._tell, on_wait=say_why)
+                self._say_at_once(f"flowforge: waiting: {str(error).rpartition(': wait for it')[0]}")
+        return Keeper(settings, self._tell, on_wait=say_why, on_slow=self._say_what_is_slow)
+
+    def _say_what_is_slow(self, words: str) -> None:
+        self._say_at_once(f"flowforge: {words}")
 
     def _say_at_once(self, line: str) -> None:
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None:
             reporter.write_line(line)
+            # Where it goes to a file, that would keep it until there is more.
+            reporter.flush()
 
     def _open_to_read(self, settings: Settings) -> None:
         try:
-            self.archive = Archive.open(settings)
+            self.archive = Archive.open(settings, self._say_what_is_slow)
         except FileNotFoundError:
             # Nothing was kept so far.
             return
@@ -256,7 +266,7 @@ class Checkpointing:
         """Return what is to be said of an earlier run that was killed."""
         lines = []
         killed = self.keeper.killed if self.keeper is not None else None
-        if killed is not None and self._is_complete(killed.run) and not self._options.checkpoint.reuses:
+        if killed is not None and self._is_left(killed.run) and not self._options.checkpoint.reuses:
             again = f"--ff-resume --ff-run {killed.run}"
             lines.append(f"flowforge: the last run did not finish; {again} would continue it")
         torn = self.archive.torn.get(reuse.run.id, 0) if self.archive is not None and reuse.run is not None else 0
@@ -264,10 +274,14 @@ class Checkpointing:
             lines.append(f"flowforge: dropped {torn:,} bytes of an unfinished record at the end of its journal")
         return lines
 
-    def _is_complete(self, run: str) -> bool:
-        """Whether something can be built on that run."""
+    def _is_left(self, run: str) -> bool:
+        """Whether something can be built on that run, and nobody has: another machine may have continued it."""
+        archive = self.archive
+        if not run or archive is None:
+            return False
         try:
-            return bool(run) and self.archive is not None and self.archive.run(run).complete
+            later = [one for one in archive.ids() if one > run]
+            return archive.run(run).complete and not any(archive.run(one).resumes == run for one in later)
         except CheckpointError:
             return False
 
@@ -511,6 +525,8 @@ class Checkpointing:
             session.exitstatus = _INTERNAL_ERROR
         elif keeper.run:
             keeper.prune()
+            if not keeper.send() and self._config.option.ff_require_checkpoint:
+                session.exitstatus = _INTERNAL_ERROR
         self.close()
 
     def _complain(self, keeper: Keeper) -> None:

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from pytest_flowforge.plugin.options import Options
 
-__all__ = ["LOCAL", "PROCESS", "THREAD", "Choice", "choose"]
+__all__ = ["DASK", "LOCAL", "PROCESS", "THREAD", "Choice", "choose"]
 
-LOCAL, THREAD, PROCESS = "local", "thread", "process"
+LOCAL, THREAD, PROCESS, DASK = "local", "thread", "process", "dask"
 
 #: Ways in which xdist distributes tests that say nothing about which task goes where.
 _WAYS = ("load", "worksteal")
@@ -77,14 +77,22 @@ def choose(config: pytest.Config, options: Options, tell: Callable[[str], None])
     if name == PROCESS:
         return Choice(name, _processes(config, options))
     _no_workers(config)
-    return Choice(name, options.workers or min(_MOST_THREADS, (os.cpu_count() or 1) + 4))
+    cores = os.cpu_count() or 1
+    return Choice(name, options.workers or (cores if name == DASK else min(_MOST_THREADS, cores + 4)))
 
 
 def _name(config: pytest.Config, options: Options) -> str:
     asked = config.getoption("numprocesses", None) or (
         config.getoption("dist", "no") != "no" and config.getoption("tx", None)
     )
+    cluster = options.cluster
+    if cluster.address_given and (asked or (options.executor_given and options.executor != DASK)):
+        other = "-n (or --tx)" if asked else f"--ff-executor {options.executor}"
+        msg = f"--ff-dask-address {cluster.address} and {other} contradict each other: leave out one of them"
+        raise pytest.UsageError(msg)
     if not asked:
+        if cluster.address_given or (cluster.address and not options.executor):
+            return DASK
         if options.executor == PROCESS and config.getoption("numprocesses", None) == 0:
             if options.executor_given:
                 msg = "--ff-executor process and -n 0 contradict each other: leave out one of them"

@@ -115,6 +115,8 @@ class Desk:
                     for task, labels in message.get("grown", {}).items():
                         self._grow(task, labels)
                     self._results.learn(message.get("inputs", {}))
+                    for task in message["away"]:
+                        self._results.release(task)
                     self._forget(message["gone"])
             self._forget(list(self._tasks))
 
@@ -296,5 +298,5 @@ class Results:
         return value
 
     def release(self, task: TaskId) -> None:
-        """*task* will not come here (again): what only it would have asked for need not be kept."""
+        """*task* is not known to come here (again): what only it would ask for need not be kept in memory."""
         self._values.done(task)

@@ -10,13 +10,14 @@ import contextlib
 import stat
 import sys
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_flowforge.core.messages import RunBegan, RunEnded
 from pytest_flowforge.core.records import RunHeader
-from pytest_flowforge.errors import CheckpointError
+from pytest_flowforge.errors import CheckpointError, CheckpointUnreachable, LeaseLost
 from pytest_flowforge.keeping import Archive, Keeper, Unreadable
 from pytest_flowforge.plugin.checkpoint_options import CheckpointOptions, Errand
 from pytest_flowforge.plugin.settings import settings_of
@@ -25,7 +26,7 @@ from pytest_flowforge.report.text import printable
 from pytest_flowforge.wording import plural
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from pytest_flowforge.keeping import Settings
 
@@ -50,10 +51,14 @@ def run(config: pytest.Config, errand: Errand) -> int:
         if config.option.ff_format == "json" and errand in _NOTHING_AS_JSON:
             print(_NOTHING_AS_JSON[errand])
             return _WITHOUT_RUNS[errand]
-        print(f"no runs are kept in {printable(str(settings.path), _LONGEST)}")
+        print(f"no runs are kept in {printable(settings.shown, _LONGEST)}")
         return _WITHOUT_RUNS[errand]
     except CheckpointError as error:
         raise pytest.UsageError(printable(str(error), _LONGEST)) from error
+    except KeyboardInterrupt:
+        # A store may be silent for long. There is no session yet whose end would say it.
+        print(f"--{errand.value} was interrupted", file=sys.stderr)
+        return pytest.ExitCode.INTERRUPTED
 
 
 #: What machines are answered where nothing is kept.
@@ -75,7 +80,7 @@ _WITHOUT_RUNS = {
 
 
 def _status(config: pytest.Config, options: CheckpointOptions, settings: Settings) -> int:
-    with contextlib.closing(Archive.open(settings)) as archive:
+    with contextlib.closing(Archive.open(settings, _say_at_once)) as archive:
         found = archive.last(options.run)
         if found is None:
             raise FileNotFoundError
@@ -90,7 +95,7 @@ def _status(config: pytest.Config, options: CheckpointOptions, settings: Setting
 
 def _history(config: pytest.Config, options: CheckpointOptions, settings: Settings) -> int:
     del options
-    with contextlib.closing(Archive.open(settings)) as archive:
+    with contextlib.closing(Archive.open(settings, _say_at_once)) as archive:
         everything = list(archive.history())
         readable = [(one, archive.is_alive(one.id)) for one in everything if not isinstance(one, Unreadable)]
         unreadable = {one.id: str(one.error) for one in everything if isinstance(one, Unreadable)}
@@ -106,7 +111,7 @@ def _history(config: pytest.Config, options: CheckpointOptions, settings: Settin
 
 def _check(config: pytest.Config, options: CheckpointOptions, settings: Settings) -> int:
     del config, options
-    with contextlib.closing(Archive.open(settings)) as archive:
+    with contextlib.closing(Archive.open(settings, _say_at_once)) as archive:
         everything = list(archive.history())
         problems = [printable(str(one.error), _LONGEST) for one in everything if isinstance(one, Unreadable)]
         readable = [one for one in everything if not isinstance(one, Unreadable)]
@@ -135,26 +140,30 @@ def _check(config: pytest.Config, options: CheckpointOptions, settings: Settings
 
 def _repair(config: pytest.Config, options: CheckpointOptions, settings: Settings) -> int:
     del config, options
-    with _locked(settings) as keeper:
-        repaired = keeper.repair()
-        for found in repaired:
-            print(
-                f"run {found.run}: {plural(found.records, 'good record')} kept; what it was is now {found.old} there "
-                f"({printable(found.problem, _LONGEST)})"
-            )
-        if not repaired:
-            print("nothing to repair")
-    return pytest.ExitCode.OK
+
+    def repair(keeper: Keeper) -> list[str]:
+        repaired = [
+            f"run {found.run}: {plural(found.records, 'good record')} kept; what it was is now {found.old} there "
+            f"({printable(found.problem, _LONGEST)})"
+            for found in keeper.repair()
+        ]
+        return [printable(sentence, _LONGEST) for sentence in keeper.settled] + repaired or ["nothing to repair"]
+
+    return _do(replace(settings, settles=True), repair)
 
 
 def _clear(config: pytest.Config, options: CheckpointOptions, settings: Settings) -> int:
     del config, options
-    _take_back(settings)
-    with _locked(settings) as keeper:
+    if settings.address is None:
+        _take_back(settings)
+
+    def clear(keeper: Keeper) -> list[str]:
         count = len(keeper.archive.ids())
         keeper.clear()
-    print(f"{plural(count, 'run')} and all results deleted from {printable(str(settings.path), _LONGEST)}")
-    return pytest.ExitCode.OK
+        return [f"{plural(count, 'run')} and all results deleted from {printable(settings.shown, _LONGEST)}"]
+
+    # What contradicts itself is thrown away as well.
+    return _do(replace(settings, settles=True), clear)
 
 
 def _take_back(settings: Settings) -> None:
@@ -168,7 +177,8 @@ def _take_back(settings: Settings) -> None:
 def _rollback(config: pytest.Config, options: CheckpointOptions, settings: Settings) -> int:
     del options
     target: str = config.option.ff_rollback
-    with _locked(settings) as keeper:
+
+    def roll_back(keeper: Keeper) -> list[str]:
         to = keeper.archive.chosen(target)
         if to is None:
             raise FileNotFoundError
@@ -187,19 +197,37 @@ def _rollback(config: pytest.Config, options: CheckpointOptions, settings: Setti
         keeper(RunEnded(at))
         if keeper.broken is not None:
             raise keeper.broken
-        print(f"the results of run {target} are the current ones now; --ff-resume continues from there")
-    return pytest.ExitCode.OK
+        return [f"the results of run {target} are the current ones now; --ff-resume continues from there"]
+
+    return _do(settings, roll_back)
 
 
-@contextlib.contextmanager
-def _locked(settings: Settings) -> Iterator[Keeper]:
-    """Hold the checkpoint, which has to exist, while something is done to it."""
-    Archive.open(settings).close()
-    keeper = Keeper(settings, print)
+def _do(settings: Settings, act: Callable[[Keeper], list[str]]) -> int:
+    """Have *act* do something to the checkpoint, which has to exist; print what it says, and return the exit status.
+
+    What was done here and has not reached the store is not done for the others, and is not said to be.
+    """
+    Archive.require(settings, _say_at_once)
+    problems: list[str] = []
+    keeper = Keeper(settings, problems.append, on_slow=_say_at_once)
     try:
-        yield keeper
+        said = act(keeper)
+        sent = keeper.send()
+    except (CheckpointUnreachable, LeaseLost) as error:
+        said, sent = [], False
+        problems.append(str(error))
     finally:
         keeper.close()
+    if sent:
+        _print([*problems, *said])
+        return pytest.ExitCode.OK
+    for line in (*problems, f"this was not done in {settings.shown}, or not all of it: try again when it answers"):
+        print(printable(line, _LONGEST), file=sys.stderr)
+    return pytest.ExitCode.INTERNAL_ERROR
+
+
+def _say_at_once(words: str) -> None:
+    print(words, file=sys.stderr, flush=True)
 
 
 def _print(lines: list[str]) -> None:

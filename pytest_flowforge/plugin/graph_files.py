@@ -42,15 +42,13 @@ class GraphFiles:
         blueprint: Blueprint,
     ) -> None:
         """Write what has become of a run; *summary* returns that."""
-        if self._files:
-            self._files.write(of_run(graph, summary(), _Kinds(entries, blueprint)))
+        self._files.write(of_run(graph, summary(), _Kinds(entries, blueprint)))
 
     def write_plan(
         self, graph: TaskGraph, plan: Iterable[PlannedTask], entries: Mapping[TaskId, Entry], blueprint: Blueprint
     ) -> None:
         """Write what a run would do."""
-        if self._files:
-            self._files.write(of_plan(graph, plan, _Kinds(entries, blueprint)))
+        self._files.write(of_plan(graph, plan, _Kinds(entries, blueprint)))
 
 
 class _Kinds:

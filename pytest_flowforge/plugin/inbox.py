@@ -44,7 +44,8 @@ class Inbox:
                 # Said once, and true whatever becomes of the orders: they may be asked back, and then come again.
                 inputs = {task: facts for order in message["orders"] for task, facts in order.pop("inputs").items()}
                 grown = message.get("grown", {})
-                self._messages.append({"do": "learn", "gone": message["gone"], "grown": grown, "inputs": inputs})
+                told = {"gone": message["gone"], "away": message["away"], "grown": grown, "inputs": inputs}
+                self._messages.append({"do": "learn", **told})
                 self._messages.extend(message["orders"])
             if message is not None and message["do"] == "recall":
                 self._recall()

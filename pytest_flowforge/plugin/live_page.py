@@ -101,6 +101,11 @@ class LivePage:
             shown[name] = "***" if redact([f"{name}=x"]) != [f"{name}=x"] else text
         return shown
 
+    @property
+    def shows_values(self) -> bool:
+        """Whether results are to be seen in it."""
+        return self._values
+
     def take(self, task: TaskId, value: Any) -> None:
         """*task* has returned *value*, which is here as an object."""
         if self._values:

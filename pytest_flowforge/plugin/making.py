@@ -16,7 +16,8 @@ import pytest
 
 from pytest_flowforge.failures import one_line
 from pytest_flowforge.hands import Hands
-from pytest_flowforge.plugin.choosing import PROCESS, THREAD
+from pytest_flowforge.plugin.choosing import DASK, PROCESS, THREAD
+from pytest_flowforge.plugin.local import LocalBackend
 from pytest_flowforge.plugin.pools import PoolBackend, as_it_came, body_of
 from pytest_flowforge.plugin.processes import ProcessBackend
 from pytest_flowforge.plugin.travelling import answer_of, order_of, travel_by_value
@@ -28,11 +29,13 @@ if TYPE_CHECKING:
 
     from pytest_flowforge.plugin.backends import Backend, Work
     from pytest_flowforge.plugin.choosing import Choice
+    from pytest_flowforge.plugin.cluster_options import ClusterOptions
+    from pytest_flowforge.plugin.options import Options
 
 __all__ = ["backend_maker"]
 
 
-def backend_maker(config: pytest.Config, choice: Choice) -> Callable[[Work], Backend]:
+def backend_maker(config: pytest.Config, options: Options, choice: Choice) -> Callable[[Work], Backend]:
     """Return what makes the backend of a run; what is to be there before the session starts is made now.
 
     Raises UsageError for an executor that nobody knows.
@@ -43,8 +46,21 @@ def backend_maker(config: pytest.Config, choice: Choice) -> Callable[[Work], Bac
         return partial(ProcessBackend, workers=workers)
     if choice.name == THREAD:
         return partial(_in_threads, partial(Hands, choice.workers), choice.workers)
+    if choice.name == DASK:
+        # A cluster that was there before has as many threads as it has, unless somebody wants fewer.
+        most = options.workers or None if options.cluster.address else choice.workers
+        return partial(_in_cluster, options.cluster, most)
     make_pool = _pool_maker(config, choice)
     return partial(_in_pool, make_pool, choice.workers)
+
+
+def _in_cluster(options: ClusterOptions, workers: int | None, work: Work) -> Backend:
+    if all(task.id in work.reuse.restored for task in work.graph):
+        # Nobody needs to connect, or to start anything.
+        return LocalBackend(work)
+    from pytest_flowforge.plugin.cluster import ClusterBackend  # noqa: PLC0415 - nobody else needs it
+
+    return ClusterBackend(work, options, workers)
 
 
 def _in_threads(make_pool: Callable[[], Pool], workers: int, work: Work) -> Backend:
@@ -73,8 +89,8 @@ def _pool_maker(config: pytest.Config, choice: Choice) -> Callable[[], Pool]:
             pool = config.hook.pytest_flowforge_make_executor(config=config, name=choice.name, workers=choice.workers)
             if pool is None:
                 msg = (
-                    f"--ff-executor {choice.name}: there is no such executor; use local, thread, process, one that a "
-                    "plugin makes by pytest_flowforge_make_executor, or package.module:factory"
+                    f"--ff-executor {choice.name}: there is no such executor; use local, thread, process, dask, "
+                    "one that a plugin makes by pytest_flowforge_make_executor, or package.module:factory"
                 )
                 raise pytest.UsageError(msg)
             return _checked(pool, choice.name)

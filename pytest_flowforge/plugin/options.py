@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_flowforge.plugin.checkpoint_options import NEED_FLOWS, CheckpointOptions, add_checkpoint_options
+from pytest_flowforge.plugin.cluster_options import ONLY_FOR_CLUSTERS, ClusterOptions, add_cluster_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -39,6 +40,7 @@ _MARKS = (
 _ONLY_FOR_FLOWS = (
     "ff-executor",
     "ff-workers",
+    *ONLY_FOR_CLUSTERS,
     "ff-list",
     "ff-validate",
     "ff-dry-run",
@@ -110,6 +112,7 @@ class Options:
     #: Where events are written to; empty for nowhere.
     events: str
     checkpoint: CheckpointOptions
+    cluster: ClusterOptions
 
     @classmethod
     def of(cls, config: pytest.Config) -> Options:
@@ -136,6 +139,7 @@ class Options:
             report_values=bool(config.getoption("ff_report_values")),
             events="".join(_file_names(config, "events")),
             checkpoint=CheckpointOptions.of(config),
+            cluster=ClusterOptions.of(config),
         )
 
 
@@ -148,7 +152,8 @@ def add_options(parser: pytest.Parser) -> None:
         "--ff-executor",
         metavar="NAME",
         help="Where tasks run: local (default), one after the other in this process; thread; process, in the workers "
-        "of pytest-xdist (as -n N); or package.module:factory, which makes a concurrent.futures.Executor.",
+        "of pytest-xdist (as -n N); dask, on a Dask cluster; or package.module:factory, which makes a "
+        "concurrent.futures.Executor.",
     )
     add("--ff-workers", metavar="N", help="How many tasks run at a time: a number, or auto.")
     add("--ff-list", action="store_true", help="List the tasks in an order they can run in; run nothing.")
@@ -199,6 +204,7 @@ def add_options(parser: pytest.Parser) -> None:
         "FILE.json; also with --ff-dry-run, and more than once.",
     )
     add_checkpoint_options(parser)
+    add_cluster_options(parser)
     parser.addini("flowforge", "run flows as if --flowforge was given", type="bool", default=False)
     parser.addini("flowforge_files", "file names of flow files", type="args", default=["flow_*.py", "*_flow.py"])
     parser.addini("flowforge_functions", "prefixes or patterns of task functions", type="args", default=["flow_"])

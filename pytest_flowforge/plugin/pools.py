@@ -68,6 +68,8 @@ class PoolBackend(Backend):
     """
 
     grace = _GRACE
+    #: Whether calls, or what they start, may write to what pytest captures.
+    writes_here = True
 
     def __init__(
         self,
@@ -97,14 +99,15 @@ class PoolBackend(Backend):
         self._capturing = Capturing(work.session.config)
         self._standby = Standby(self._pool, self._stand_in)
         self._limits = CallLimits(lambda key: self._calls.has_begun(*key))
-        self.executor: Executor = Limited(_Aside(self._standby, self._capturing), self._limits, self._give_up)
+        executor: Any = _Aside(self._standby, self._capturing) if self.writes_here else self._standby
+        self.executor: Executor = Limited(executor, self._limits, self._give_up)
         self.values = Values.of(work)
         self.sinks: Sequence[EventSink] = (self.values, self._on_event)
         self._attribution = Attribution(work.session.config)
         #: What attempts have taken that were made on this thread, until their ends are looked at.
         self._made_here: dict[Key, Measures] = {}
-        #: What has been set up and is not torn down.
-        self._open: dict[Key, tuple[Entry, Attempt]] = {}
+        #: What has been set up and is not torn down, and when that began, by the monotonic clock.
+        self._open: dict[Key, tuple[Entry, Attempt, float]] = {}
 
     @contextmanager
     def serve(self, holding: Holding) -> Iterator[None]:
@@ -130,7 +133,7 @@ class PoolBackend(Backend):
         entry = self._work.entries[command.task]
         key = (command.task, command.attempt)
         try:
-            inputs = self.values.arrivals(command.task)
+            inputs = self._inputs(entry)
         except ResultError as error:
             self._holding.hold_failure(entry.id, str(error))
             return Job(*key, partial(_ended, Failure(message=str(error), longrepr=str(error)), None))
@@ -147,7 +150,7 @@ class PoolBackend(Backend):
         settings = time_settings(entry.item)
         began = time.monotonic()
         body = self._attempts.begin(entry, attempt, settings)
-        self._open[key] = (entry, attempt)
+        self._open[key] = (entry, attempt, time.monotonic())
         if body is None:
             # The set-up has failed, or has skipped it.
             return Job(*key, partial(_ended, Success(), None))
@@ -162,16 +165,16 @@ class PoolBackend(Backend):
         limit = self._limits.pop(key)
         if found is None:
             return dataclasses.replace(finished, measures=self._made_here.pop(key, None))
-        entry, attempt = found
+        entry, attempt, handed = found
         if isinstance(finished.value, Late):
-            attempt.body = _failed(finished.value.text, finished.value.trace)
+            attempt.body = _failed(finished.value.text, handed, finished.value.trace)
             self._take_in(entry, attempt)
             self._count_threads()
             return Finished(*key, attempt.outcome())
         if not isinstance(finished.outcome, Success):
             # The pool has lost it.
             message = finished.outcome.message if isinstance(finished.outcome, Failure) else finished.outcome.reason
-            attempt.body = _failed(message)
+            attempt.body = _failed(message, handed)
             self._take_in(entry, attempt)
             if isinstance(finished.outcome, Lost) and self._work.engine.stopped:
                 # A terminal sends Ctrl-C to the processes of a pool, too, and one that just starts dies of it.
@@ -184,7 +187,7 @@ class PoolBackend(Backend):
                 attempt.overran(limit.seconds, limit.spent(attempt.body.seconds))
             if isinstance(attempt.body.error, KeyboardInterrupt) and self._work.engine.stopped:
                 # A terminal sends it to the processes of a pool, too.
-                attempt.body = _failed("KeyboardInterrupt")
+                attempt.body = _failed("KeyboardInterrupt", handed)
                 self._take_in(entry, attempt)
                 return Finished(*key, Failure(FailureKind.INTERRUPTED, self._work.engine.stopped))
         self._take_in(entry, attempt)
@@ -207,11 +210,19 @@ class PoolBackend(Backend):
 
     # ------------------------------------------------------------------ within
 
+    def _inputs(self, entry: Entry) -> dict[str, Any]:
+        """What arrives at a task; raises ResultError."""
+        return self.values.arrivals(entry.id)
+
+    def _nearby(self, job: Job) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """How a call is handed to a thread of this process, once there is no pool."""
+        return body_of(job)
+
     def _stand_in(self) -> FuturesExecutor:
         """Return what makes calls in a thread of this process."""
         self._work.tell(f"clean-up and alarms ran in the process of the run: {self._work.engine.lost}")
         make = partial(Hands, 1)
-        self._threads = FuturesExecutor(make, 1, self._work.clock, prepare=body_of, decode=as_it_came)
+        self._threads = FuturesExecutor(make, 1, self._work.clock, prepare=self._nearby, decode=as_it_came)
         return self._threads
 
     @property
@@ -253,8 +264,8 @@ class PoolBackend(Backend):
         found = self._open.pop(key, None)
         if found is None:
             return
-        entry, attempt = found
-        attempt.body = _failed(event.because)
+        entry, attempt, handed = found
+        attempt.body = _failed(event.because, handed)
         self._take_in(entry, attempt)
 
 
@@ -297,9 +308,11 @@ def _ended(outcome: Outcome, value: Any) -> tuple[Outcome, Any]:
     return outcome, value
 
 
-def _failed(text: str, trace: str = "") -> Body:
-    """A call that was ended from elsewhere."""
-    return Body(_nothing, {}, error=pytest.fail.Exception(text, pytrace=False), trace=trace or text)
+def _failed(text: str, handed: float, trace: str = "") -> Body:
+    """A call that was ended from elsewhere, and *handed* over at that time by the monotonic clock."""
+    seconds = time.monotonic() - handed
+    error = pytest.fail.Exception(text, pytrace=False)
+    return Body(_nothing, {}, error=error, trace=trace or text, start=time.time() - seconds, seconds=seconds)
 
 
 def _of_the_task(stack: str) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -41,13 +39,11 @@ from pytest_flowforge.plugin.references import Directory
 from pytest_flowforge.plugin.reporting import Statuses
 from pytest_flowforge.plugin.running import Runner
 from pytest_flowforge.plugin.selecting import NodeIds, by_expressions, only_one, take_node_ids
-from pytest_flowforge.plugin.sendable import SendableWarnings
 from pytest_flowforge.plugin.session_time import SessionTime
 from pytest_flowforge.plugin.stand_ins import OBSERVER, STAND_INS, StandIns
 from pytest_flowforge.plugin.terminal import Terminal
 from pytest_flowforge.plugin.values import Arrivals, Reading
 from pytest_flowforge.plugin.watching import Watching
-from pytest_flowforge.plugin.xdist_internals import is_worker
 from pytest_flowforge.report.changes import explain_lines
 from pytest_flowforge.report.text import printable
 from pytest_flowforge.wording import plural
@@ -59,43 +55,23 @@ if TYPE_CHECKING:
     from pytest_flowforge.plugin.backends import Backend
     from pytest_flowforge.plugin.entries import Entry
 
-__all__ = ["FlowSession", "activate"]
+__all__ = ["FlowSession", "lead"]
 
 #: Plugins of pytest that write to its cache at the end of a session, which listing and validating must not do.
 _WRITERS = ("lfplugin", "nfplugin", "stepwiseplugin")
 
 
-def activate(config: pytest.Config) -> None:
-    """Make this session one that runs flows; raises UsageError for options that can not be met."""
-    options = Options.of(config)
-    if config.getoption("stepwise", None) or config.getoption("stepwise_skip", None):
-        msg = "--stepwise goes by the order of a file, and a flow has a graph: use -x, and then --lf"
-        raise pytest.UsageError(msg)
-    # pytest-randomly would shuffle the order in which ready tasks start; two runs of one flow are to be alike.
-    if hasattr(config.option, "randomly_reorganize"):
-        config.option.randomly_reorganize = False
+def lead(config: pytest.Config, options: Options, collecting: Collecting) -> None:
+    """Register what the process of the run needs; raises UsageError for options that can not be met."""
     manager = config.pluginmanager
-    # --lf leaves out files and functions in which nothing failed; the graph needs them.
-    if manager.has_plugin("lfplugin-collwrapper"):
-        manager.unregister(name="lfplugin-collwrapper")
-    collecting = Collecting(config, options)
-    manager.register(collecting, "flowforge-collecting")
-    manager.register(fixtures, "flowforge-fixtures")
-    if is_worker(config):
-        from pytest_flowforge.plugin.worker import WorkerSession  # noqa: PLC0415 - nobody else needs it
-
-        manager.register(SendableWarnings(), "flowforge-warnings")
-        manager.register(Leaving(config, _write_at_once, is_worker=True), "flowforge-leaving")
-        manager.register(WorkerSession(config, options, collecting), "flowforge-session")
-        return
     terminal = Terminal(config, options)
     manager.register(Leaving(config, terminal.tell, is_worker=False), "flowforge-leaving")
     choice = choose(config, options, terminal.tell)
     make_backend: Callable[[Work], Backend] = LocalBackend
     if choice.name != LOCAL:
-        from pytest_flowforge.plugin.making import backend_maker  # noqa: PLC0415 - nor this, see there
+        from pytest_flowforge.plugin.making import backend_maker  # noqa: PLC0415 - few need it, see there
 
-        make_backend = backend_maker(config, choice)
+        make_backend = backend_maker(config, options, choice)
     manager.register(Statuses(), "flowforge-statuses")
     manager.register(terminal, "flowforge-terminal")
     Annotations.activate(config)
@@ -105,12 +81,6 @@ def activate(config: pytest.Config) -> None:
     manager.register(session, "flowforge-session")
     # Registered last, it opens the checkpoint before anything else happens, and closes it when nothing else does.
     manager.register(checkpointing, "flowforge-checkpointing")
-
-
-def _write_at_once(sentence: str) -> None:
-    # There is nobody any more who would tell it later.
-    with suppress(OSError):
-        os.write(2, f"flowforge: {sentence}\n".encode("utf-8", "backslashreplace"))
 
 
 @dataclass(slots=True)
@@ -377,7 +347,8 @@ class FlowSession:
         else:
             flows = self._flows
             planned = self._terminal.answer(flows.graph, flows.selection)
-            self._watching.graph_files.write_plan(flows.graph, planned, flows.entries, flows.blueprint)
+            if self._watching.graph_files is not None:
+                self._watching.graph_files.write_plan(flows.graph, planned, flows.entries, flows.blueprint)
         return True
 
     def _silence_writers(self) -> None:

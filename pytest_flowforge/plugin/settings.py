@@ -24,7 +24,14 @@ def settings_of(config: pytest.Config, options: CheckpointOptions) -> Settings |
     if options.folder is None:
         return None
     return Settings(
-        options.folder, options.durability, codecs_of(config, options.codecs), options.keep_runs, options.wait
+        options.folder,
+        options.durability,
+        codecs_of(config, options.codecs),
+        options.keep_runs,
+        options.wait,
+        options.address,
+        options.interval,
+        options.farewell,
     )
 
 

@@ -10,16 +10,18 @@ import cloudpickle
 import pytest
 
 from pytest_flowforge.core.model import Outcome, Success
+from pytest_flowforge.errors import ResultUnstorable
 from pytest_flowforge.executors.calls import Returned, pack, perform, unpack
+from pytest_flowforge.failures import one_line
 from pytest_flowforge.plugin.bodies import Body
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from pytest_flowforge.plugin.entries import Entry
     from pytest_flowforge.ports import Job
 
-__all__ = ["answer_of", "order_of", "travel_by_value"]
+__all__ = ["answer_of", "order_of", "packed_call", "taken_in", "travel_by_value"]
 
 
 def travel_by_value(entries: Iterable[Entry]) -> None:
@@ -35,8 +37,29 @@ def order_of(job: Job) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     if not isinstance(body, Body):
         # It has ended already, and only that is to be told.
         return _nothing, ()
+    return perform, (packed_call(body, body.arguments), body.tell)
+
+
+def packed_call(body: Body, arguments: Mapping[str, Any]) -> bytes:
+    """Return the call of *body*, with some of its *arguments*, as bytes; raise :class:`ResultUnstorable`."""
     filters = warnings.filters if body.output.filters is None else body.output.filters
-    return perform, (pack(body.function, body.arguments, filters), body.tell)
+    try:
+        return pack(body.function, arguments, filters)
+    except Exception as error:
+        msg = (
+            f"{_first_unsendable(arguments)} can not be sent to another process ({one_line(error)}): make it in the "
+            "task, or use --ff-executor thread or process"
+        )
+        raise ResultUnstorable(msg) from error
+
+
+def _first_unsendable(arguments: Mapping[str, Any]) -> str:
+    for name, value in arguments.items():
+        try:
+            pack(int, {name: value})
+        except Exception:  # noqa: BLE001 - methods of the value may raise anything
+            return f"the value of the parameter {name!r} ({type(value).__module__}.{type(value).__qualname__})"
+    return "the function of the task, or what it refers to,"
 
 
 def answer_of(job: Job, payload: Any) -> tuple[Outcome, Any]:
@@ -44,7 +67,12 @@ def answer_of(job: Job, payload: Any) -> tuple[Outcome, Any]:
     body = getattr(job.call, "__self__", None)
     if not isinstance(body, Body):
         return job.call()
-    came = unpack(payload)
+    taken_in(body, unpack(payload))
+    return Success(), body
+
+
+def taken_in(body: Body, came: Returned) -> None:
+    """Let *body*, whose call was made elsewhere, be what that came to."""
     body.value, body.error, body.trace = came.value, _error(came), came.trace
     body.start, body.seconds, body.measures = came.start, came.seconds, came.measures
     body.output.stdout.write(came.stdout)
@@ -52,7 +80,6 @@ def answer_of(job: Job, payload: Any) -> tuple[Outcome, Any]:
     body.output.records.extend(came.records)
     for text, category, filename, line in came.warnings:
         body.output.warnings.append(warnings.WarningMessage(category(text), category, filename, line))
-    return Success(), body
 
 
 def _error(came: Returned) -> BaseException | None:

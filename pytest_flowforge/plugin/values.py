@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     import pytest
+    from typing_extensions import Self
 
     from pytest_flowforge.core.graph import TaskGraph
     from pytest_flowforge.core.joining import Joined
@@ -156,6 +157,7 @@ class Values(Arrivals):
         fresh: Callable[[TaskId], Any] | None = None,
     ) -> None:
         super().__init__(blueprint, self.result, self._is_known)
+        self._blueprint = blueprint
         self._reading = reading
         self._graph = graph
         self._earlier = dict(earlier)
@@ -168,7 +170,7 @@ class Values(Arrivals):
         self._succeeded: set[TaskId] = set()
 
     @classmethod
-    def of(cls, work: Work) -> Values:
+    def of(cls, work: Work) -> Self:
         """Return the values of a run in this process."""
         keeper, archive = work.checkpointing.keeper, work.checkpointing.archive
         fresh = work.checkpointing.isolates

@@ -1,4 +1,7 @@
-"""Who follows a run because somebody has asked for it: by an option, or by sitting in front of a terminal."""
+"""Who follows a run because somebody has asked for it: by an option, or by sitting in front of a terminal.
+
+What writes graphs, pages and events is imported by those who ask for these: the others start sooner without it.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,6 @@ from typing import TYPE_CHECKING
 
 from pytest_flowforge.core.estimate import Estimate
 from pytest_flowforge.core.metrics import Metrics
-from pytest_flowforge.plugin.event_log import EventFile
-from pytest_flowforge.plugin.graph_files import GraphFiles
-from pytest_flowforge.plugin.live_page import LivePage
 from pytest_flowforge.plugin.options import Mode
 from pytest_flowforge.plugin.output_files import OutputFiles, Places
 from pytest_flowforge.plugin.status_line import StatusLine, is_wanted
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     import pytest
 
     from pytest_flowforge.plugin.backends import Work
+    from pytest_flowforge.plugin.event_log import EventFile
+    from pytest_flowforge.plugin.graph_files import GraphFiles
+    from pytest_flowforge.plugin.live_page import LivePage
     from pytest_flowforge.plugin.options import Options
     from pytest_flowforge.plugin.running import Runner
     from pytest_flowforge.plugin.terminal import Terminal
@@ -43,14 +46,22 @@ class Watching:
         )
         draws = options.mode in {Mode.RUN, Mode.DRY_RUN} and not config.option.collectonly
         #: Those that --ff-dry-run writes, too; there are none for other questions.
-        self.graph_files = GraphFiles(places, options.graph if draws else (), tell)
+        self.graph_files: GraphFiles | None = None
+        if options.graph and draws:
+            from pytest_flowforge.plugin.graph_files import GraphFiles  # noqa: PLC0415 - see the module docstring
+
+            self.graph_files = GraphFiles(places, options.graph, tell)
         #: The page of the run, for those who have values to show there.
         self.page: LivePage | None = None
         if options.report and runs:
+            from pytest_flowforge.plugin.live_page import LivePage  # noqa: PLC0415 - likewise
+
             self.page = LivePage(config, places, options.report, tell, values=options.report_values)
             config.pluginmanager.register(self.page, "flowforge-page")
         self._event_file: EventFile | None = None
         if options.events and runs:
+            from pytest_flowforge.plugin.event_log import EventFile  # noqa: PLC0415 - likewise
+
             self._event_file = EventFile.open(places, options.events, tell)
             config.add_cleanup(self._event_file.close)
 
@@ -65,9 +76,10 @@ class Watching:
             runner.watch("--ff-events", self._event_file)
         with ExitStack() as stack:
             # However it ends.
-            stack.callback(
-                self.graph_files.write_run, work.graph, runner.summary.snapshot, work.entries, work.blueprint
-            )
+            if self.graph_files is not None:
+                stack.callback(
+                    self.graph_files.write_run, work.graph, runner.summary.snapshot, work.entries, work.blueprint
+                )
             if self._metrics_files:
                 stack.callback(lambda: self._metrics_files.write(metrics.snapshot(), work.graph))
             if self.page is not None:

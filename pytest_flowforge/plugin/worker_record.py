@@ -50,8 +50,10 @@ class Worker:
     #: Tasks whose results it knows where to find, and those it has in memory or has read.
     told: set[TaskId] = field(default_factory=set)
     near: set[TaskId] = field(default_factory=set)
-    #: Tasks that it need not keep anything for.
+    #: Tasks that are done, for which it need not keep anything; and tasks that others have got, for which it need not
+    #: keep results in memory. They may come here all the same, and then find fixtures set up, and results on the disk.
     gone: list[TaskId] = field(default_factory=list)
+    away: list[TaskId] = field(default_factory=list)
     #: Mapped tasks with the labels of their elements, that it has not been told of.
     grown: dict[TaskId, list[str]] = field(default_factory=dict)
     #: Seconds a task takes there, lately; None before the first.
@@ -103,6 +105,11 @@ class Worker:
         """How many attempts it may have that are started."""
         return max(len(self.orders) - self.ahead + self.room, 1) if self.ready and not self.ended else 0
 
+    @property
+    def has_news(self) -> bool:
+        """Whether it can forget something that it has not been told of."""
+        return bool(self.gone or self.away)
+
     def answered(self, now: float) -> None:
         """It has ended what it did, and begins with the next."""
         took = now - self.since
@@ -112,6 +119,7 @@ class Worker:
     def send(self, message: dict[str, Any]) -> None:
         """Send it *message*; when it has gone, that is noticed elsewhere."""
         message["gone"], self.gone = self.gone, []
+        message["away"], self.away = self.away, []
         if self.grown:
             message["grown"], self.grown = self.grown, {}
         with suppress(OSError):

@@ -205,6 +205,7 @@ class Workers(Executor):
             self._ends.append(self._early.pop(key))
         elif worker is not None:
             worker.orders[key] = job
+            self._is_with(worker, job.task)
         else:
             self._waiting.append(job)
             return
@@ -299,8 +300,8 @@ class Workers(Executor):
     def forget(self, task: TaskId) -> None:
         """*task* is done, and will not come to any worker.
 
-        Not to be said when it is sent to one: orders are asked back, and attempts are followed by others elsewhere. A
-        worker that had been told so too early would tear down what it has to set up again.
+        That is not so when it was sent to one: orders are asked back, and attempts are followed by others elsewhere. A
+        worker that was told so too early would tear down what it has to set up again.
         """
         self._gone[task] = None
         for worker in self._workers.values():
@@ -346,10 +347,16 @@ class Workers(Executor):
             (worker for worker in able if len(worker.orders) == least), key=lambda worker: len(needs & worker.near)
         )
 
+    def _is_with(self, worker: Worker, task: TaskId) -> None:
+        for other in self._workers.values():
+            if other is not worker and other.ready:
+                other.away.append(task)
+
     def _place_at(self, worker: Worker, job: Job) -> dict[str, Any]:
         if not worker.orders:
             worker.since = time.monotonic()
         worker.orders[job.task, job.attempt] = job
+        self._is_with(worker, job.task)
         worker.near.update(self._holds(job.task))
         return {"task": job.task, "attempt": job.attempt, **self._order(worker, job.task)}
 
@@ -469,7 +476,7 @@ class Workers(Executor):
     def _has_to_look(self) -> bool:
         counts = [len(worker.orders) for worker in self._workers.values() if worker.ready]
         return (0 in counts and max(counts) > 1) or any(
-            worker.gone and not worker.orders for worker in self._workers.values() if worker.ready
+            worker.has_news and not worker.orders for worker in self._workers.values() if worker.ready
         )
 
     def _look(self) -> None:
@@ -480,7 +487,7 @@ class Workers(Executor):
             return
         now = time.monotonic()
         for worker in idle:
-            if worker.gone and now - worker.since >= _LOOK:
+            if worker.has_news and now - worker.since >= _LOOK:
                 worker.since = now
                 worker.send({"do": "forget"})
         for worker in ready:

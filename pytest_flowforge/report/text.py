@@ -182,7 +182,7 @@ def validation_as_json(tasks: int, problems: Iterable[Problem]) -> str:
 def summary_lines(summary: RunSummary, graph: TaskGraph) -> list[str]:
     """What a person must know at the end of a run besides the counts: who blocked whom, and what never started.
 
-    One line for each failure that others were blocked by, not one for each victim.
+    One line for each failure that others were blocked by, or for what kept them from running, not one for each victim.
     """
     name = names(graph)
 
@@ -197,10 +197,16 @@ def summary_lines(summary: RunSummary, graph: TaskGraph) -> list[str]:
     # A mapped task that has instances is neither: it only stands for these.
     others = {task for blocked in summary.blocked_by_root.values() for task in blocked}
     others.update(task.instance_of for task in graph if task.instance_of is not None)
-    refused = [task for task, end in summary.states.items() if end is TaskState.BLOCKED and task not in others]
-    for task in refused:
-        why = printable(summary.reasons.get(task, ""), _LONGEST_REASON)
-        lines.append(f"{name(graph[task])} was not run: {why}")
+    refused: dict[str, list[TaskId]] = {}
+    for task, end in summary.states.items():
+        if end is TaskState.BLOCKED and task not in others:
+            refused.setdefault(summary.reasons.get(task, ""), []).append(task)
+    for reason, tasks in refused.items():
+        why = printable(reason, _LONGEST_REASON)
+        if len(tasks) == 1:
+            lines.append(f"{name(graph[tasks[0]])} was not run: {why}")
+        else:
+            lines.append(f"{len(tasks):,} were not run ({why}): {named(tasks)}")
     interrupted = [task for task, state in summary.states.items() if state is TaskState.INTERRUPTED]
     if interrupted:
         lines.append(f"{len(interrupted):,} interrupted: {named(interrupted)}")

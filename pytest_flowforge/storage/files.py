@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from pytest_flowforge.errors import CheckpointUnsafe, CheckpointUnwritable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
 __all__ = ["Durability", "Files", "Folder", "check_written", "is_gone", "persist", "unwritable"]
@@ -329,6 +329,40 @@ class Folder:
                 self.remove(temporary)
             raise
         return fd
+
+    def fill(self, name: str, chunks: Iterable[bytes]) -> None:
+        """Make the file *name* of these *chunks*: all of it, when it is there, and it takes the place of a former one.
+
+        Raises :class:`CheckpointUnwritable`, and whatever *chunks* raises.
+        """
+        temporary = f".tmp-{self.files.urandom(8).hex()}"
+        fd = self.create(temporary)
+        try:
+            for chunk in chunks:
+                self._write_all(fd, chunk)
+            self._finish(fd, temporary, name)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self.remove(temporary)
+            raise
+        finally:
+            self.files.close(fd)
+
+    def _write_all(self, fd: int, chunk: bytes) -> None:
+        rest = memoryview(chunk)
+        try:
+            while rest:
+                rest = rest[self.files.write(fd, rest) :]
+        except OSError as error:
+            raise unwritable(self.path, error) from error
+
+    def _finish(self, fd: int, temporary: str, name: str) -> None:
+        try:
+            self.files.sync(fd)
+            self.replace(temporary, name)
+            self.sync()
+        except OSError as error:
+            raise unwritable(self.path / name, error) from error
 
     def _fill(self, fd: int, source: int, length: int | None) -> None:
         offset = 0

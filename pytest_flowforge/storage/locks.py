@@ -30,7 +30,7 @@ from pytest_flowforge.storage.files import unwritable
 if TYPE_CHECKING:
     from pytest_flowforge.storage.files import Folder
 
-__all__ = ["Holder", "RunLock", "WorkersLock"]
+__all__ = ["Holder", "RunLock", "WorkersLock", "numbering"]
 
 _LOCK = "run.lock"
 _WORKERS = "workers.lock"
@@ -51,6 +51,37 @@ class Holder:
     since: float
     started: str = ""
     boot: str = ""
+
+    @classmethod
+    def here(cls, run: str) -> Holder:
+        """Return this process, as the holder for *run*, which may have no id yet."""
+        pid = os.getpid()
+        return cls(run, pid, socket.gethostname(), time.time(), _started(pid), _boot())
+
+    @classmethod
+    def of(cls, text: bytes) -> Holder:
+        """Return the one that *text*, as :meth:`facts` wrote it, tells of; raise ValueError, KeyError or TypeError."""
+        facts = json.loads(text)
+        return cls(
+            str(facts["run"]),
+            int(facts["pid"]),
+            str(facts["host"]),
+            float(facts["since"]),
+            str(facts["started"]),
+            str(facts["boot"]),
+        )
+
+    def facts(self) -> bytes:
+        """Return what :meth:`of` reads."""
+        return json.dumps(asdict(self)).encode("ascii")
+
+    @property
+    def is_known_dead(self) -> bool:
+        """Whether that very process is known to be gone: it was one of this machine, since it was started."""
+        here = Holder.here("")
+        return (
+            bool(here.boot and self.started) and (self.host, self.boot) == (here.host, here.boot) and not self.is_alive
+        )
 
     @property
     def is_alive(self) -> bool:
@@ -105,9 +136,7 @@ class RunLock:
 
     def announce(self, run: str) -> None:
         """Say who holds the checkpoint, for *run*, which may have no id yet; raise :class:`CheckpointUnwritable`."""
-        pid = os.getpid()
-        holder = Holder(run, pid, socket.gethostname(), time.time(), _started(pid), _boot())
-        self._folder.put(_HOLDER, json.dumps(asdict(holder)).encode("ascii"))
+        self._folder.put(_HOLDER, Holder.here(run).facts())
 
     def release(self) -> None:
         """Say that the run has ended, and let the next one in."""
@@ -120,15 +149,7 @@ class RunLock:
     def holder(self) -> Holder | None:
         """Return who holds the checkpoint, or did when it was killed; None when nobody does or nobody knows."""
         try:
-            facts = json.loads(self._folder.text(_HOLDER))
-            return Holder(
-                str(facts["run"]),
-                int(facts["pid"]),
-                str(facts["host"]),
-                float(facts["since"]),
-                str(facts["started"]),
-                str(facts["boot"]),
-            )
+            return Holder.of(self._folder.text(_HOLDER))
         except (OSError, ValueError, KeyError, TypeError, RecursionError, CheckpointUnsafe):
             return None
 
@@ -210,8 +231,16 @@ def _started(pid: int) -> str:
 
 
 def _boot() -> str:
+    """Return what tells this start of the machine from others; empty where the system does not say."""
     try:
         with open("/proc/sys/kernel/random/boot_id", "rb") as file:  # noqa: PTH123  (a path of the kernel's)
             return file.read().decode("ascii").strip()
     except (OSError, ValueError):
         return ""
+
+
+def numbering() -> str:
+    """Return what tells apart where pids are counted (containers count their own); empty where that is not known."""
+    with contextlib.suppress(OSError):
+        return os.readlink("/proc/self/ns/pid")  # noqa: PTH115  (no file, but a name of the kernel's)
+    return ""

@@ -2,6 +2,7 @@
 
     <checkpoint>/           only the current user can write it
         VERSION             major version of all of it
+        STORE               which store it goes with, where it is the copy of one
         run.lock  RUNNING   who uses it
         workers.lock        held by its worker processes
         durations.json      how long tasks took, lately: advice, and no more
@@ -29,26 +30,52 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
-__all__ = ["Place"]
+__all__ = ["BLOB", "DURATIONS", "MOST_DURATIONS", "RUN", "SEGMENT", "STORE", "Place", "check_run", "is_result_file"]
+
+STORE = "STORE"
+DURATIONS = "durations.json"
+
+#: Bytes of that file that are read: enough for a million tasks.
+MOST_DURATIONS = 128 << 20
+
+#: How runs are called, and files with results: many small ones, or a large one.
+RUN = r"\d{8}-\d{6}-[0-9a-f]{4}"
+SEGMENT = r"[0-9a-f]{32}\.seg"
+BLOB = r"[0-9a-f]{32}\.bin"
 
 _VERSION = 1
 _RESULTS = "results"
-_RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}", re.ASCII)
+_RUN_ID = re.compile(RUN, re.ASCII)
+_RESULT_FILE = re.compile(rf"{SEGMENT}|{BLOB}", re.ASCII)
 _TEMPORARY = ".tmp-"
-_DURATIONS = "durations.json"
-
-#: Bytes of that file that are read: enough for a million tasks.
-_MOST_DURATIONS = 128 << 20
 
 #: What else may stand in a checkpoint.
-_OURS = (".gitignore", "runs", "run.lock", "workers.lock", "RUNNING", "durations.json")
+_OURS = (".gitignore", "runs", "run.lock", "workers.lock", "RUNNING", DURATIONS, STORE)
 
 #: A checkpoint may stand in a project's tree; what is in it is no source.
 _IGNORE = b"# Results of pytest-flowforge runs.\n*\n"
 
 
+def check_run(run: str) -> None:
+    """Raise :class:`CheckpointError` for what can not be the id of a run."""
+    if not _RUN_ID.fullmatch(run):
+        msg = f"{run!r:.100} is no id of a run: they look like 20261123-205212-9f3a (--ff-history lists them)"
+        raise CheckpointError(msg)
+
+
+def is_result_file(name: str) -> bool:
+    """Whether a file with results may be called *name*."""
+    return _RESULT_FILE.fullmatch(name) is not None
+
+
 def _nothing() -> None:
     """Tell nobody that there is something new."""
+
+
+def _from_nowhere(run: str, name: str, end: int) -> bool:
+    """There is nothing but what is here."""
+    del run, name, end
+    return False
 
 
 class Place:
@@ -57,6 +84,9 @@ class Place:
     def __init__(self, folder: Folder, runs: Folder) -> None:
         self.folder = folder
         self._runs = runs
+        #: Brings a file with results here, of which so many bytes are needed, from where the checkpoint has it as well;
+        #: returns whether it has done something.
+        self.fetch: Callable[[str, str, int], bool] = _from_nowhere
         self._restoring = threading.Lock()
 
     @classmethod
@@ -86,6 +116,22 @@ class Place:
         """Return the ids of the runs that have a journal, the oldest first."""
         return [run for run in self._ids() if self._has(run, JOURNAL)]
 
+    def ids(self) -> list[str]:
+        """Return the ids of all runs of which anything is there, the oldest first."""
+        return self._ids()
+
+    def folder_of(self, run: str) -> Folder:
+        """Open the folder of *run*; raise :class:`FileNotFoundError`."""
+        return self._run(run)
+
+    def uses(self, runs: Iterable[str]) -> set[str] | None:
+        """Return the runs whose results *runs* need; None when nobody knows, as when a journal is not here."""
+        return self._uses(runs)
+
+    def forget(self, run: str, *, results: bool) -> None:
+        """Delete the journal of *run*, and its *results* as well."""
+        self._delete(run, results=results)
+
     def new_run(self, at: float) -> str:
         """Make the place of a run that begins at *at* (seconds since the epoch) and return its id.
 
@@ -110,7 +156,7 @@ class Place:
     def durations(self) -> dict[str, float]:
         """Return how many seconds tasks took when they last succeeded; empty when that can not be read."""
         try:
-            facts = json.loads(self.folder.text(_DURATIONS, _MOST_DURATIONS))
+            facts = json.loads(self.folder.text(DURATIONS, MOST_DURATIONS))
         except (OSError, ValueError, RecursionError, CheckpointError):
             return {}
         if not isinstance(facts, dict):
@@ -123,7 +169,7 @@ class Place:
 
     def keep_durations(self, seconds: Mapping[str, float]) -> None:
         """Remember how many seconds tasks took; raise :class:`CheckpointUnwritable`."""
-        self.folder.put(_DURATIONS, json.dumps(dict(seconds), separators=(",", ":")).encode("ascii"))
+        self.folder.put(DURATIONS, json.dumps(dict(seconds), separators=(",", ":")).encode("ascii"))
 
     def journal(self, run: str, *, on_append: Callable[[], None] = _nothing) -> Journal:
         """Begin the journal of *run*; raise :class:`FileExistsError` when it was begun before."""
@@ -217,9 +263,7 @@ class Place:
         return [name for name in self._runs.names() if _RUN_ID.fullmatch(name)]
 
     def _run(self, run: str) -> Folder:
-        if not _RUN_ID.fullmatch(run):
-            msg = f"{run!r:.100} is no id of a run: they look like 20261123-205212-9f3a (--ff-history lists them)"
-            raise CheckpointError(msg)
+        check_run(run)
         return self._runs.folder(run)
 
     def _has(self, run: str, name: str) -> bool:

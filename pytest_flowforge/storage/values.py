@@ -8,13 +8,13 @@ before they are.
 from __future__ import annotations
 
 import hashlib
-import re
 import threading
 from typing import TYPE_CHECKING, Any
 
 from pytest_flowforge.core.records import ResultRef
 from pytest_flowforge.errors import (
     CheckpointError,
+    CheckpointUnreachable,
     CheckpointUnwritable,
     ResultDamaged,
     ResultError,
@@ -35,6 +35,7 @@ from pytest_flowforge.storage.blobs import (
 from pytest_flowforge.storage.codec import Codec, JsonCodec, PickleCodec
 from pytest_flowforge.storage.files import Files, persist, unwritable
 from pytest_flowforge.storage.keys import Key
+from pytest_flowforge.storage.places import is_result_file
 from pytest_flowforge.storage.segments import Segment, SegmentReader
 
 if TYPE_CHECKING:
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
 __all__ = ["ResultStore"]
 
 _MARK = 32
-_SEGMENT = re.compile(r"[0-9a-f]{32}\.(?:seg|bin)", re.ASCII)
 
 #: How many small results are known to have been stored.
 _REMEMBERED = 10_000
@@ -248,7 +248,11 @@ class ResultStore:
     def get(self, ref: ResultRef) -> Any:
         """Return the value that *ref* points at; raise :class:`ResultError` when there is anything wrong with it."""
         codec = self._allowed(ref)
-        stream, buffers = self._verified(ref, codec, keep=True)
+        try:
+            stream, buffers = self._verified(ref, codec, keep=True)
+        except CheckpointUnreachable as error:
+            msg = f"{describe(ref)} can not be fetched: {error}"
+            raise ResultMissing(msg) from error
         try:
             return codec.decode(memoryview(stream), buffers)
         except Exception as wrong:
@@ -258,7 +262,8 @@ class ResultStore:
     def fault(self, ref: ResultRef) -> str:
         """Return why the result can not be loaded (``"result missing"``), or nothing.
 
-        All of it is read and verified; nothing is decoded. Small results beside each other are read together.
+        All of it is read and verified; nothing is decoded. Small results beside each other are read together. Raises
+        :class:`CheckpointUnreachable` where the checkpoint has it elsewhere, and that does not answer.
         """
         try:
             self._verified(ref, self._allowed(ref), keep=False)
@@ -281,6 +286,8 @@ class ResultStore:
         except FileNotFoundError:
             msg = f"{describe(ref)} is not there any more: its task has to run again"
             raise ResultMissing(msg) from None
+        except CheckpointUnreachable:
+            raise
         except (OSError, OverflowError) as wrong:
             msg = f"{describe(ref)} can not be read ({wrong}): its task has to run again"
             raise ResultDamaged(msg) from wrong
@@ -323,6 +330,17 @@ class ResultStore:
 
     def _bytes(self, ref: ResultRef, *, ahead: bool) -> bytes:
         """Return the bytes of a small result, read now, or *ahead*: together with what is beside it."""
+        data = self._bytes_here(ref, ahead=ahead)
+        if len(data) < ref.length and self._place.fetch(ref.run, ref.segment, ref.offset + ref.length):
+            # There is another file now in the place of the one that was too short.
+            with self._lock:
+                reader = self._readers.pop((ref.run, ref.segment), None)
+                if reader is not None:
+                    self._former.append(reader)
+            data = self._bytes_here(ref, ahead=ahead)
+        return data
+
+    def _bytes_here(self, ref: ResultRef, *, ahead: bool) -> bytes:
         key = (ref.run, ref.segment)
         reader = self._readers.get(key)
         if reader is not None:
@@ -340,9 +358,17 @@ class ResultStore:
 
     def _open(self, ref: ResultRef) -> int:
         """Return a descriptor of the file that holds the result."""
-        if not _SEGMENT.fullmatch(ref.segment):
+        if not is_result_file(ref.segment):
             msg = f"{ref.segment!r:.100} is no name of a file with results: its task has to run again"
             raise ResultDamaged(msg)
+        try:
+            return self._open_here(ref)
+        except FileNotFoundError:
+            if not self._place.fetch(ref.run, ref.segment, ref.offset + ref.length):
+                raise
+        return self._open_here(ref)
+
+    def _open_here(self, ref: ResultRef) -> int:
         with self._place.results(ref.run) as folder:
             return folder.read(ref.segment)
 

@@ -260,11 +260,15 @@ async def _opened_on_loop(name: str, make: Callable[[], Any]) -> AsyncIterator[A
 def order_of(job: Job) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """Return what is sent for a job; raises :class:`WorkflowError` where that can not be."""
     call: Call = job.call.__self__  # type: ignore[attr-defined]
+    return perform, (packed_call(call), call.tell)
+
+
+def packed_call(call: Call) -> bytes:
+    """Return a call as bytes; raise :class:`WorkflowError` where it can not travel."""
     try:
-        packed = pack(call.body, call.inputs, warnings.filters)
+        return pack(call.body, call.inputs, warnings.filters)
     except Exception as error:
         raise _unsendable(_first_unsendable(call), error) from error
-    return perform, (packed, call.tell)
 
 
 def _first_unsendable(call: Call) -> str:
@@ -285,8 +289,12 @@ def _unsendable(what: str, error: BaseException) -> WorkflowError:
 
 def answer_of(job: Job, payload: Any) -> tuple[Outcome, Any]:
     """Return what a job came to."""
+    return taken_in(job, unpack(payload))
+
+
+def taken_in(job: Job, came: Returned) -> tuple[Outcome, Any]:
+    """Return what a job came to whose call was made elsewhere."""
     call: Call = job.call.__self__  # type: ignore[attr-defined]
-    came = unpack(payload)
     _write_again(came)
     call.start, call.measures = came.start, came.measures
     call.inputs = {}

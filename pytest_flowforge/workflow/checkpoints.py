@@ -21,6 +21,8 @@ from pytest_flowforge.core.records import Recorder, ResultRef, RunHeader
 from pytest_flowforge.core.resume import Decision, Question, decide
 from pytest_flowforge.errors import CheckpointError, CheckpointUnwritable
 from pytest_flowforge.keeping import Archive, Keeper, Settings
+from pytest_flowforge.run_log import LOGGER
+from pytest_flowforge.storage.addresses import Address, is_address
 from pytest_flowforge.wording import quoted
 
 if TYPE_CHECKING:
@@ -40,19 +42,29 @@ __all__ = ["Checkpoint", "InMemory", "Keeping", "OnDisk", "Resumed"]
 class Checkpoint:
     """The runs that are kept in *folder*, to be read; ``checkpoint=`` takes one, or just the folder.
 
-    Reading needs no lock, and may go on beside a run.
+    That may be a URL, as ``s3://bucket/prefix``: what is there is also in a folder of this machine, *local*, or one in
+    the cache of the user. Raises :class:`CheckpointError` for a URL that can not be used. Reading needs no lock, and
+    may go on beside a run.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.settings = Settings(Path(folder).expanduser().absolute())
+    def __init__(self, folder: str | Path, *, local: str | Path | None = None) -> None:
+        if isinstance(folder, str) and is_address(folder):
+            address = Address.of(folder)
+            path = address.folder() if local is None else Path(local)
+            self.settings = Settings(path.expanduser().absolute(), address=address)
+        elif local is not None:
+            msg = f"Checkpoint({quoted(folder)}, local=...): a folder of this machine needs no other one"
+            raise CheckpointError(msg)
+        else:
+            self.settings = Settings(Path(folder).expanduser().absolute())
 
     def __repr__(self) -> str:
-        return f"Checkpoint({str(self.settings.path)!r})"
+        return f"Checkpoint({self.settings.shown!r})"
 
     def history(self) -> list[RunRecord]:
         """Return what is kept of each run, the oldest first; raises :class:`CheckpointError` for a damaged one."""
         try:
-            archive = Archive.open(self.settings)
+            archive = Archive.open(self.settings, _say_at_once)
         except FileNotFoundError:
             return []
         try:
@@ -68,16 +80,16 @@ class Checkpoint:
         :class:`~pytest_flowforge.errors.ResultError` where the result can not be loaded.
         """
         try:
-            archive = Archive.open(self.settings)
+            archive = Archive.open(self.settings, _say_at_once)
         except FileNotFoundError:
-            msg = f"nothing is kept in {self.settings.path}"
+            msg = f"nothing is kept in {self.settings.shown}"
             raise CheckpointError(msg) from None
         try:
             with _in_words_of_code():
                 found = archive.last(run)
             record = None if found is None else found.known(task)  # type: ignore[arg-type]
             if found is None or record is None:
-                msg = f"{'run ' + found.id if found else 'no run'} in {self.settings.path} knows a task {quoted(task)}"
+                msg = f"{'run ' + found.id if found else 'no run'} in {self.settings.shown} knows a task {quoted(task)}"
                 raise CheckpointError(msg)
             return archive.load(record)
         finally:
@@ -241,6 +253,7 @@ _WORDS_OF_CODE = {
     "--ff-resume": "resume=True",
     "--ff-run": "resume='ID'",
     "--ff-history": "Checkpoint.history()",
+    " (ini flowforge_send_farewell)": "",
 }
 
 
@@ -259,12 +272,17 @@ def _in_words_of_code() -> Iterator[None]:
         raise
 
 
+def _say_at_once(words: str) -> None:
+    """Log what is waited for: before or after the run."""
+    LOGGER.warning("%s", words, extra={"run": "", "task": "", "attempt": 0})
+
+
 class OnDisk(Keeping):
     """Keeps runs in the folder of a :class:`Checkpoint`, which it locks; raises :class:`CheckpointError`."""
 
     def __init__(self, checkpoint: Checkpoint, tell: Callable[[str], None], run: str = "") -> None:
         with _in_words_of_code():
-            self._keeper = Keeper(checkpoint.settings, lambda sentence: tell(_in_code(sentence)))
+            self._keeper = Keeper(checkpoint.settings, lambda sentence: tell(_in_code(sentence)), on_slow=_say_at_once)
         self._chosen = run
         self._fingerprints: dict[TaskId, Fingerprint] = {}
         self._prints: _Prints | None = None

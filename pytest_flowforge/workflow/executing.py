@@ -54,8 +54,17 @@ _LONGEST = 1e8
 _AGAIN = 1.0
 
 
-def place_of(choice: ExecutorChoice, workers: int | None, clock: ports.Clock, interrupts: Interrupts) -> Place:
-    """Return where calls are made; raise :class:`WorkflowError` for what is no executor."""
+def place_of(
+    choice: ExecutorChoice,
+    workers: int | None,
+    clock: ports.Clock,
+    interrupts: Interrupts,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Place:
+    """Return where calls are made; raise :class:`WorkflowError` for what is no executor.
+
+    ``tell`` takes sentences about what goes on there.
+    """
     try:
         whole("run", "workers", 1 if workers is None else workers, least=1)
     except BadRule as error:
@@ -70,12 +79,14 @@ def place_of(choice: ExecutorChoice, workers: int | None, clock: ports.Clock, in
         threads = workers or min(_MOST_THREADS, cores + 4)
         return InPool(partial(Hands, threads), clock, threads, near=True)
     if choice == "process":
-        _refuse_children()
+        _refuse_children("process")
         return InPool(partial(_processes, workers or cores), clock, workers or cores)
+    if choice == "dask" or is_client(choice):
+        return _on_dask(choice, workers, clock, tell)
     if isinstance(choice, str):
         msg = (
-            f"executor={quoted(choice)}: there is no such executor; use 'local', 'thread' or 'process', a "
-            "concurrent.futures.Executor, or a function that makes one for a number of workers"
+            f"executor={quoted(choice)}: there is no such executor; use 'local', 'thread', 'process' or 'dask', a "
+            "concurrent.futures.Executor, a client of Dask, or a function that makes one for a number of workers"
         )
         raise WorkflowError(msg)
     if not isinstance(choice, type) and callable(getattr(choice, "submit", None)):
@@ -89,11 +100,25 @@ def place_of(choice: ExecutorChoice, workers: int | None, clock: ports.Clock, in
     raise WorkflowError(msg)
 
 
-def _refuse_children() -> None:
+def _on_dask(choice: ExecutorChoice, workers: int | None, clock: ports.Clock, tell: Callable[[str], None]) -> Place:
+    from pytest_flowforge.workflow.on_cluster import ClusterPlace  # noqa: PLC0415 - few use one
+
+    if choice != "dask":
+        return ClusterPlace(choice, clock, workers, tell)
+    _refuse_children("dask")
+    return ClusterPlace(None, clock, workers, tell)
+
+
+def is_client(choice: object) -> bool:
+    """Whether that is a client of a Dask cluster."""
+    return any(f"{cls.__module__}.{cls.__qualname__}" == "distributed.client.Client" for cls in type(choice).__mro__)
+
+
+def _refuse_children(executor: str) -> None:
     process = sys.modules.get("multiprocessing.process")
     if process is not None and getattr(process.current_process(), "_inheriting", False):
         # A worker that starts by executing the script again would start workers, and so on.
-        msg = "executor='process' in a script needs its call of run() below `if __name__ == \"__main__\":`"
+        msg = f'executor={executor!r} in a script needs its call of run() below `if __name__ == "__main__":`'
         raise WorkflowError(msg)
 
 
@@ -228,15 +253,15 @@ class InPool:
 
     def __init__(self, make_pool: Callable[[], Pool], clock: ports.Clock, slots: int, *, near: bool = False) -> None:
         self.takes_coroutines = near
-        self._calls = FuturesExecutor(
-            make_pool,
-            slots,
-            clock,
-            prepare=_as_it_is if near else order_of,
-            decode=_as_it_came if near else answer_of,
-        )
+        self._calls = self._executor(make_pool, slots, clock)
         self._limits = CallLimits(lambda key: self._calls.has_begun(*key))
         self.executor: ports.Executor = Limited(self._calls, self._limits, self._give_up)
+
+    def _executor(self, make_pool: Callable[[], Pool], slots: int, clock: ports.Clock) -> FuturesExecutor:
+        """Return what hands calls to the pool."""
+        near = self.takes_coroutines
+        prepare, decode = (_as_it_is, _as_it_came) if near else (order_of, answer_of)
+        return FuturesExecutor(make_pool, slots, clock, prepare=prepare, decode=decode)
 
     def job(self, key: Key, call: Call, seconds: float | None) -> Job:
         """Return what makes *call*, which may take so many *seconds*."""

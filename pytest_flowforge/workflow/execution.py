@@ -101,7 +101,7 @@ class Execution:
         """Run it; raises what has interrupted it, and what has kept it from being kept."""
         keeping = self._keeping
         try:
-            place = place_of(self._options.executor, self._options.workers, self._clock, self._interrupts)
+            place = place_of(self._options.executor, self._options.workers, self._clock, self._interrupts, self._tell)
             if resume:
                 self._resumed = keeping.resume(self._plan, self._graph)
             self._make_ready(place)

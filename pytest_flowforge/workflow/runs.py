@@ -18,7 +18,7 @@ if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from pytest_flowforge.core.metrics import RunMetrics
     from pytest_flowforge.core.model import TaskId
@@ -81,6 +81,18 @@ class Run:
             msg = f"the result of {quoted(name)} was not asked for: run it with keep_results"
             raise TaskFailed(msg)
         raise TaskFailed(self._line(name))
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names of the tasks that the run was about."""
+        return iter(self.states)
+
+    def __len__(self) -> int:
+        """How many tasks the run was about."""
+        return len(self.states)
+
+    def __bool__(self) -> bool:
+        # One without tasks is a run, too.
+        return True
 
     def __contains__(self, task: object) -> bool:
         return self._resolve(task) in self.states

@@ -24,13 +24,15 @@ with suppress(ImportError):
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from tests.plugin.clusters import RunningCluster
+
 # Whoever starts the tests in the background (nohup, a shell without job control) has these ignored, and the runs that
 # tests start would inherit that.
 for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (getattr(signal, "SIGHUP", 0), signal.SIG_DFL)):
     if _number and signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _usual)
 
-#: How many times as long things may take: in CI, another suite runs beside this one.
+#: How many times as long things may take: in CI, other suites run beside this one.
 SLOWER = 4 if os.environ.get("CI") else 1
 
 #: The plugin and what it depends on. Whatever else is installed here is no part of a story that does not name it.
@@ -42,6 +44,49 @@ def no_ci(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs are those of a person, wherever the tests run: in a CI job, pytest does not cut lines, for one thing."""
     for name in ("CI", "BUILD_NUMBER", "GITHUB_ACTIONS"):
         monkeypatch.delenv(name, raising=False)
+
+
+#: A flow file that imports all of the package.
+_EVERYTHING = """
+import importlib
+import pkgutil
+
+import pytest_flowforge
+
+for module in pkgutil.walk_packages(pytest_flowforge.__path__, "pytest_flowforge."):
+    if not module.name.endswith(".__main__"):
+        importlib.import_module(module.name)
+
+
+def flow_nothing():
+    pass
+"""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What runs import is there compiled, if the environment lets Python write it.
+
+    Most runs do not write it themselves (see ``flow``), and each of them would compile some hundred modules anew. Some
+    are rewritten by pytest when a run imports them and not otherwise, so that it has to be a run that does it.
+    """
+    if sys.dont_write_bytecode:
+        return
+    folder = tmp_path_factory.mktemp("compiled")
+    folder.joinpath("flow_everything.py").write_text(_EVERYTHING, encoding="utf-8")
+    settings = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": ",".join(_PLUGINS), "PYTEST_ADDOPTS": ""}
+    # A worker imports what the process beside it does not.
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--flowforge", "-n", "1"],
+        cwd=folder,
+        env={**os.environ, **settings},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+        timeout=60 * SLOWER,
+    )
+    assert done.returncode == 0, done.stdout.decode(errors="replace")
 
 
 class Flow(Protocol):
@@ -70,6 +115,8 @@ def flow(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tmp_path_fa
     # With the plugins of the environment, each run would take longer and depend on what is installed.
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    # What is said while a run goes on is to be seen without that, too.
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     # Nor is the key of whoever runs the tests used, or made.
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
     monkeypatch.delenv("FLOWFORGE_KEY", raising=False)
@@ -127,7 +174,7 @@ def log(pytester: pytest.Pytester) -> Callable[[], list[str]]:
 # ---- runs beside a test, and what they leave behind ------------------------------------------------------------------
 
 #: In the environment of a test and of all processes that it starts, directly or not.
-_MARK = "FLOWFORGE_TESTS"
+MARK = "FLOWFORGE_TESTS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +247,7 @@ class Processes:
     """All processes that descend from a test, whoever their parent is now."""
 
     def __init__(self, mark: str) -> None:
-        self._mark = f"{_MARK}={mark}".encode()
+        self._mark = f"{MARK}={mark}".encode()
 
     def all(self) -> dict[int, str]:
         """Those that live, with their command lines."""
@@ -231,7 +278,7 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Processes]:
     if not Path("/proc/self/environ").exists():
         pytest.skip("needs /proc")
     mark = uuid.uuid4().hex
-    monkeypatch.setenv(_MARK, mark)
+    monkeypatch.setenv(MARK, mark)
     found = Processes(mark)
     yield found
     left = found.after(1.0)
@@ -241,7 +288,33 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Processes]:
 
 def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     """Wait until *condition* holds; fail if it does not."""
-    until = time.monotonic() + seconds
+    until = time.monotonic() + seconds * SLOWER
     while not condition():
         assert time.monotonic() < until, "waited for in vain"
         time.sleep(0.01)
+
+
+# ---- a Dask cluster --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def session_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
+    """A scheduler and two workers of one thread each, for all tests of this session: to start one takes seconds."""
+    pytest.importorskip("distributed")
+    from tests.plugin.clusters import running_cluster  # noqa: PLC0415 - it needs what is above
+
+    with running_cluster(tmp_path_factory.mktemp("cluster")) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(
+    session_cluster: RunningCluster,
+    flow: Flow,  # noqa: ARG001 - it sets the environment
+    pytester: pytest.Pytester,
+    monkeypatch: pytest.MonkeyPatch,
+) -> RunningCluster:
+    """That cluster, as if it had been started for this test: where its files are, with the key of its runs."""
+    monkeypatch.setenv("FLOWFORGE_KEY", session_cluster.environment["FLOWFORGE_KEY"])
+    session_cluster.move_to(pytester.path)
+    return session_cluster

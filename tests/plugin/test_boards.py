@@ -16,7 +16,7 @@ from pytest_flowforge.core.model import TaskId
 from pytest_flowforge.executors.calls import pack, perform
 from pytest_flowforge.plugin.boards import Board, WorkersBoard, readable
 from pytest_flowforge.plugin.bodies import Body
-from pytest_flowforge.starts import Starts
+from pytest_flowforge.starts import Starts, tell_return, tell_start
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -124,6 +124,20 @@ Current thread 0x00007f0000000003 (most recent call first):
     assert readable("") == readable("nothing of the kind\n") == ""
 
 
+def test_stacks_have_the_names_that_files_and_functions_have(tmp_path: Path) -> None:
+    flow = tmp_path / "flow_ü_\N{SNOWMAN}_\N{PILE OF POO}.py"
+    flow.write_text("first = 1\nsecond = 2\n", encoding="utf-8")
+    # As faulthandler writes it.
+    name = ascii(str(flow))[1:-1]
+    dump = f'Current thread 0x00007f0000000003 (most recent call first):\n  File "{name}", line 2 in flow_gr\\xfcn\n'
+    assert readable(dump) == f'  File "{flow}", line 2, in flow_grün\n    second = 2\n'
+    # What is not to be shown stays as it was written.
+    dump = r"""Thread 0x00007f0000000003 (most recent call first):
+  File "/\x1b[2J\udcff\U00110000.py", line 2 in \x7f
+"""
+    assert readable(dump) == '  File "/\\x1b[2J\\udcff\\U00110000.py", line 2, in \\x7f\n'
+
+
 @needs_proc
 def test_calls_tell_when_they_begin() -> None:
     starts = Starts()
@@ -133,7 +147,8 @@ def test_calls_tell_when_they_begin() -> None:
     before = time.monotonic()
     perform(pack(os.getpid, {}), second)
     assert before <= starts.of(second) <= time.monotonic()
-    assert starts.of(first) == 0.0
+    assert starts.of(second) <= starts.returned(second) <= time.monotonic()
+    assert starts.of(first) == starts.returned(first) == 0.0
     perform(pack(os.getpid, {}), ("/nowhere/at/all", 8))
     starts.close()
     assert starts.new() is None
@@ -163,6 +178,24 @@ def test_limits_of_calls_are_over_in_their_order_and_said_once() -> None:
     assert limits.next_due() == pytest.approx(now + 40, abs=1)
     assert limits.overdue(now + 35, ()) == []
     limits.pop(_key("d"))
+    assert limits.next_due() == math.inf
+    limits.close()
+
+
+@needs_proc
+def test_the_time_of_a_call_ends_when_it_has_returned() -> None:
+    limits = CallLimits(lambda _: True)
+    now = time.monotonic()
+    quick, late = Body(print, {}), Body(print, {})
+    limits.add(_key("quick"), 10.0, quick, now)
+    limits.add(_key("late"), 0.0, late, now)
+    for body in (quick, late):
+        assert body.tell is not None
+        tell_start(*body.tell)
+        time.sleep(0.01)
+        tell_return(*body.tell)
+    # What becomes of the value may take any time.
+    assert limits.overdue(now + 50, ()) == [(_key("late"), 0.0)]
     assert limits.next_due() == math.inf
     limits.close()
 

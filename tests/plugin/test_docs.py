@@ -162,6 +162,7 @@ def normal(text: str) -> list[str]:
     text = re.sub(r"\b\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\b", "WHEN", text)
     text = re.sub(r"\b\d+\.\d\d s\b", "# s", text)
     text = re.sub(r"\b[0-9a-f]{8}\b", "DIGEST", text)
+    text = re.sub(r"\b127\.0\.0\.1:\d+", "HERE", text)
     text = re.sub(r"(?<!\S)/\S*/(?=\w+\.py\b)", "", text)
     # --setup-show of pytest 8 leaves this space out.
     text = re.sub(r"\)\.$", ") .", text, flags=re.MULTILINE)

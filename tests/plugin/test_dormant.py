@@ -69,6 +69,7 @@ def test_an_ordinary_suite_does_not_notice_the_plugin(flow: Flow) -> None:
         "pytest_flowforge.hookspecs",
         "pytest_flowforge.plugin",
         "pytest_flowforge.plugin.checkpoint_options",
+        "pytest_flowforge.plugin.cluster_options",
         "pytest_flowforge.plugin.options",
     ]
 
@@ -112,3 +113,23 @@ def test_asking_for_a_dry_run_of_flows_never_runs_tests_instead(flow: Flow, pyte
 
     assert not pytester.path.joinpath("canary").exists()
     assert result.ret in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED)
+
+
+@pytest.mark.parametrize(
+    ("options", "left_out"),
+    [
+        ([], ["graph_files", "live_page", "event_log", "making", "worker"]),
+        (["-n", "1"], ["session", "checkpointing", "terminal", "watching"]),
+    ],
+    ids=["local", "worker"],
+)
+def test_a_process_imports_what_it_needs(flow: Flow, options: list[str], left_out: list[str]) -> None:
+    source = f"""
+        import sys
+
+        def flow_it():
+            assert "pytest_flowforge.plugin.fixtures" in sys.modules
+            unwanted = {{f"pytest_flowforge.plugin.{{name}}" for name in {left_out}}}
+            assert not unwanted.intersection(sys.modules)
+    """
+    assert flow(source, *options).parseoutcomes() == {"passed": 1}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from textwrap import dedent
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
@@ -18,6 +18,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from tests.plugin.clusters import RunningCluster
     from tests.plugin.conftest import Flow
 
     Log = Callable[[], list[str]]
@@ -45,6 +46,8 @@ _KINDS = [
     Kind("thread", ("--ff-executor", "thread", "--ff-workers", "4"), shares_memory=True),
     Kind("process", ("-n", "2"), homes=2),
     Kind("pool", ("--ff-executor", "concurrent.futures:ProcessPoolExecutor", "--ff-workers", "2")),
+    # And the address of a cluster, which is known when it has been started.
+    Kind("dask", ("--ff-executor", "dask", "--ff-workers", "2"), needs="distributed"),
     Kind("loky", ("--ff-executor", "loky:get_reusable_executor", "--ff-workers", "2"), needs="loky"),
 ]
 
@@ -53,6 +56,9 @@ _KINDS = [
 def kind(request: pytest.FixtureRequest) -> Kind:
     kind: Kind = request.param
     pytest.importorskip(kind.needs)
+    if kind.name == "dask":
+        cluster: RunningCluster = request.getfixturevalue("cluster")
+        return replace(kind, options=(*kind.options, *cluster.options))
     return kind
 
 
@@ -1055,6 +1061,36 @@ def flow_last(after):
     assert left_out == once(after="SKIPPED", last="SKIPPED")
     assert log() == ["next"]
     result.stdout.no_fnmatch_line("*does not count*")
+
+
+# ---- time limits -----------------------------------------------------------------------------------------------------
+
+
+def test_what_becomes_of_a_value_does_not_count(kind: Kind, flow: Flow) -> None:
+    source = """
+        import time
+        import pytest
+
+        class Slow:
+            def __init__(self):
+                self.kept = bytes(100_000)
+
+            def __reduce__(self):
+                time.sleep(1.5)
+                return Slow, ()
+
+        @pytest.mark.timeout(1)
+        def flow_slow():
+            return Slow()
+
+        @pytest.mark.timeout(1)
+        def flow_late():
+            time.sleep(1.5)
+            return Slow()
+    """
+    result = flow(source, "-v", *kind.options)
+
+    assert ends(result) == once(slow="PASSED", late="FAILED")
 
 
 # ---- one task for each element ---------------------------------------------------------------------------------------

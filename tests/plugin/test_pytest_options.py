@@ -635,3 +635,26 @@ def test_what_an_attempt_has_written_that_is_tried_again_stands_below_its_line_t
     )
     # Once for each attempt, also where it has failed twice.
     assert result.outlines.count("attempt") == result.outlines.count("teardown") == 2
+
+
+@pytest.mark.parametrize("other", [("-n", "2"), ("--ff-executor", "thread")], ids=["n", "thread"])
+def test_one_place_is_chosen_and_not_two(other: tuple[str, str], flow: Flow) -> None:
+    result = flow("def flow_a(): ...", "--ff-dask-address=tcp://127.0.0.1:9", *other)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        ["*--ff-dask-address tcp://127.0.0.1:9 and * contradict each other: leave out one of *"]
+    )
+
+
+def test_an_address_in_the_ini_file_is_for_sessions_that_name_no_other_place(flow: Flow) -> None:
+    pytest.importorskip("distributed")
+    files = {
+        "pytest.ini": "[pytest]\nflowforge_dask_address = tcp://127.0.0.1:9\nflowforge_dask_timeout = 1\n",
+        "flow_it.py": "def flow_a(): ...",
+    }
+    for other in (("-n", "1"), ("--ff-executor", "local"), ("--ff-executor", "thread"), ("--ff-dask-address=",)):
+        result = flow(files, *other)
+        result.assert_outcomes(passed=1)
+    result = flow(files)
+    assert result.ret == pytest.ExitCode.INTERNAL_ERROR
+    assert "no Dask scheduler answers there within 1 s" in result.stdout.str() + result.stderr.str()

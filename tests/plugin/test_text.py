@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_flowforge.core.graph import TaskGraph
+from pytest_flowforge.core.messages import ExecutorLost
 from pytest_flowforge.core.model import Location, Task, Trigger
 from pytest_flowforge.core.plan import plan
 from pytest_flowforge.core.retry import RetryPolicy
@@ -278,6 +279,20 @@ def test_a_summary_of_a_run_that_was_stopped_tells_what_never_started() -> None:
     lines = text.summary_lines(summarize((task.id for task in play.graph), play.events), play.graph)
 
     assert lines == [r"1 not started (stopping after\n1 failures): c"]
+
+
+def test_a_summary_tells_why_tasks_could_not_run_once_with_all_it_kept_from_running() -> None:
+    play = Play(*(task(f"task{number}") for number in range(10)), task("last", *(f"task{n}" for n in range(10))))
+    play.start().feed(ExecutorLost("no worker left", 1.0))
+    found = summarize((task.id for task in play.graph), play.events)
+
+    lines = text.summary_lines(found, play.graph)
+
+    # The first one was running.
+    shown = ", ".join(f"task{number}" for number in range(1, 9))
+    assert lines == [f"10 were not run (no worker left): {shown} and 2 more"]
+    one = replace(found, states={tid("last"): found.states[tid("last")]})
+    assert text.summary_lines(one, play.graph) == ["last was not run: no worker left"]
 
 
 def test_a_summary_of_a_run_that_went_well_says_nothing() -> None:

@@ -393,3 +393,16 @@ def test_filters_for_warnings_are_those_of_one_task_while_others_run(flow: Flow)
     assert re.search(r"^flow_it.py::flow_lenient\n  .*UserWarning: mine$", shown, re.MULTILINE)
     assert "ERROR flow_it.py::flow_careless - UserWarning: at last" in shown
     assert "ERROR flow_it.py::flow_careful - UserWarning: at first" in shown
+
+
+def test_what_was_ended_from_outside_took_its_time(flow: Flow) -> None:
+    source = """
+        import pytest, time
+
+        @pytest.mark.timeout(0.3)
+        def flow_sleeps():
+            time.sleep(5)
+    """
+    result = flow(source, *_THREADS, "-v", "--junitxml=it.xml")
+    [seconds] = re.findall(r"flow_sleeps FAILED \((\d+\.\d\d)s\)", result.stdout.str())
+    assert 0.3 <= float(seconds) < 5

@@ -292,10 +292,10 @@ def test_S1_06_one_that_swallows_its_time_out_has_timed_out_all_the_same(
 @pytest.mark.parametrize(
     ("options", "ini", "environment", "limited"),
     [
-        pytest.param(["--timeout", "1"], "", "", True, id="option"),
-        pytest.param([], "timeout = 1", "", True, id="ini"),
-        pytest.param([], "", "1", True, id="environment"),
-        pytest.param(["--timeout", "1", "-p", "no:timeout"], "", "1", False, id="switched off"),
+        pytest.param(["--timeout", "0.2"], "", "", True, id="option"),
+        pytest.param([], "timeout = 0.2", "", True, id="ini"),
+        pytest.param([], "", "0.2", True, id="environment"),
+        pytest.param(["--timeout", "0.2", "-p", "no:timeout"], "", "0.2", False, id="switched off"),
         pytest.param([], "", "", False, id="none"),
     ],
 )
@@ -316,15 +316,15 @@ def test_where_a_limit_may_come_from(
         import pytest
 
         def flow_long():
-            time.sleep(1.5)
+            time.sleep(0.4)
 
         @pytest.mark.timeout(0)
         def flow_no_limit():
-            time.sleep(1.5)
+            time.sleep(0.4)
 
         @pytest.mark.timeout(20)
         def flow_more():
-            time.sleep(1.5)
+            time.sleep(0.4)
     """
     if environment:
         monkeypatch.setenv("PYTEST_TIMEOUT", environment)
@@ -418,7 +418,10 @@ def test_a_time_out_while_pytest_is_at_work_itself_is_raised_in_a_task_or_not_at
 
         assert result.ret == _FAILED
         assert result.parseoutcomes() == {"failed": 1, "passed": 1}
-        result.stdout.fnmatch_lines([">       time.sleep(300)"])
+        shown = result.stdout.str()
+        # It is raised as soon as pytest is about to call the task, which may be before its first line.
+        assert ">       time.sleep(300)" in shown or "All traceback entries are hidden" in shown
+        assert "ERROR at" not in shown
 
 
 def test_a_debugger_is_in_no_hurry(flow: Flow, pytester: pytest.Pytester) -> None:
@@ -435,7 +438,7 @@ def test_a_debugger_is_in_no_hurry(flow: Flow, pytester: pytest.Pytester) -> Non
         def flow_other():
             time.sleep(0.1)
     """
-    result = flow({"flow_it.py": source, "pytest.ini": _INI}, "-s", stdin="import time; time.sleep(4)\nc\n")
+    result = flow({"flow_it.py": source, "pytest.ini": _INI}, "-s", stdin="import time; time.sleep(2.5)\nc\n")
 
     assert result.ret == _OK, result.stdout.str()
     assert states_in(pytester) == {"debugged": "success", "other": "success"}
@@ -607,7 +610,7 @@ def test_the_clock_of_an_attempt_starts_when_the_worker_begins_with_it(flow: Flo
 
         @pytest.hookimpl(wrapper=True, tryfirst=True)
         def pytest_runtest_protocol(item):
-            time.sleep(3)
+            time.sleep(1.5)
             return (yield)
     """
     source = """
@@ -756,13 +759,13 @@ def test_what_took_its_time_but_had_no_limit_is_not_ended_by_the_limits_of_other
         def flow_limited(): ...
 
         def flow_in_c(limited):
-            deadline = time.monotonic() + 4
+            deadline = time.monotonic() + 2
             while time.monotonic() < deadline:
                 deque(repeat(0, 10_000_000), maxlen=0)
 
         @pytest.mark.timeout(10)
         def flow_more(in_c):
-            deadline = time.monotonic() + 4
+            deadline = time.monotonic() + 2
             while time.monotonic() < deadline:
                 deque(repeat(0, 10_000_000), maxlen=0)
     """
@@ -771,7 +774,7 @@ def test_what_took_its_time_but_had_no_limit_is_not_ended_by_the_limits_of_other
 
         def pytest_flowforge_task_finished(task, result):
             if task.name == "limited":
-                time.sleep(4)
+                time.sleep(2)
     """
     result = flow({"flow_it.py": source, "conftest.py": hooks, "pytest.ini": _INI})
 

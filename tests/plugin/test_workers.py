@@ -496,23 +496,23 @@ def test_what_orders_say_of_results_stays_said_when_they_are_asked_back() -> Non
     inbox.work_for(returned.append)
     order = {"task": "b", "attempt": 1, "inputs": {"a": ["none", "a", "failed", "boom", "boom"]}}
     grown = {"d": ["one", "two"]}
-    inbox.take_in(encode({"do": "run", "orders": [order], "gone": ["c"], "grown": grown}))
-    inbox.take_in(encode({"do": "recall", "gone": []}))
+    inbox.take_in(encode({"do": "run", "orders": [order], "gone": ["c"], "away": ["d"], "grown": grown}))
+    inbox.take_in(encode({"do": "recall", "gone": [], "away": []}))
     assert returned == [{"is": "returned", "tasks": [("b", 1)]}]
-    assert inbox.next() == {"do": "learn", "inputs": order["inputs"], "gone": ["c"], "grown": grown}
-    assert inbox.next() == {"do": "recall", "gone": []}
+    assert inbox.next() == {"do": "learn", "inputs": order["inputs"], "gone": ["c"], "away": ["d"], "grown": grown}
+    assert inbox.next() == {"do": "recall", "gone": [], "away": []}
 
 
 def test_orders_that_are_asked_back_before_anybody_works_on_them_are_not_lost() -> None:
     returned: list[dict[str, Any]] = []
     inbox = Inbox()
-    inbox.take_in(encode({"do": "run", "orders": [{"task": "a", "attempt": 1, "inputs": {}}], "gone": []}))
-    inbox.take_in(encode({"do": "recall", "gone": []}))
+    inbox.take_in(encode({"do": "run", "orders": [{"task": "a", "attempt": 1, "inputs": {}}], "gone": [], "away": []}))
+    inbox.take_in(encode({"do": "recall", "gone": [], "away": []}))
     inbox.work_for(returned.append)
     assert returned == [{"is": "returned", "tasks": [("a", 1)]}]
     assert [inbox.next(), inbox.next()] == [
-        {"do": "learn", "inputs": {}, "gone": [], "grown": {}},
-        {"do": "recall", "gone": []},
+        {"do": "learn", "inputs": {}, "gone": [], "away": [], "grown": {}},
+        {"do": "recall", "gone": [], "away": []},
     ]
 
 
@@ -529,8 +529,8 @@ def test_closing_ends_all_and_replaces_none(office: Office) -> None:
     assert one not in office.xdist.nodes
 
 
-def gone(node: Any) -> list[str]:
-    return [task for message in node.channel.sent for task in message["gone"]]
+def gone(node: Any, what: str = "gone") -> list[str]:
+    return [task for message in node.channel.sent for task in message[what]]
 
 
 def test_nobody_is_told_that_a_task_does_not_come_before_it_is_done(office: Office) -> None:
@@ -541,6 +541,7 @@ def test_nobody_is_told_that_a_task_does_not_come_before_it_is_done(office: Offi
     office.now += 1.0
     office.wait()
     assert gone(one) == gone(two) == [], "it may be asked back, or be followed by another attempt"
+    assert (gone(one, "away"), gone(two, "away")) == ([], ["a"]), "and results can be read again"
     office.workers.forget(TaskId("a"))
     office.now += 1.0
     office.wait()

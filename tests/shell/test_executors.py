@@ -825,6 +825,25 @@ def test_an_abandoned_thread_makes_room_and_its_result_is_dropped() -> None:
     assert isinstance(stuck.exception(), CancelledError)
 
 
+def test_pools_of_others_may_have_attributes_of_any_name() -> None:
+    class Odd(ThreadPoolExecutor):
+        slots = "many"
+        lost = "and found"
+        abandon = abandoned = None
+
+    executor = FuturesExecutor(lambda: Odd(2), 2, SystemClock())
+    executor.start(Job(TaskId("a"), 1, partial(jobs.give, 3)))
+    assert [end.value for end in executor.wait(PATIENCE)] == [3]
+    assert executor.slots == 2
+    assert executor.abandoned == 0
+    gate = Gate()
+    executor.start(Job(TaskId("b"), 1, gate))
+    assert gate.began.wait(PATIENCE)
+    executor.cancel(TaskId("b"), 1)
+    gate.open.set()
+    executor.close()
+
+
 def test_a_shutdown_does_not_wait_for_who_is_abandoned_meanwhile() -> None:
     pool = DaemonThreads(1)
     gate = Gate()

@@ -790,3 +790,37 @@ def test_a_fork_writes_nothing(tmp_path: Path, durability: str) -> None:
     standing = archive.run(run).standing
     assert [archive.load(standing[TaskId(task)]) for task in ("a", "b")] == [(1,), (3,)]
     archive.close()
+
+
+def test_a_large_result_is_verified_and_not_decoded_to_decide(
+    tmp_path: Path, archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pytest_flowforge.keeping._MOST_LOADED", 2_000_000)
+    keep(tmp_path, {"a": np.arange(100_000), "b": 1})
+    run = keep(tmp_path, {"a": np.arange(300_000), "b": 1})
+    decoded: list[object] = []
+    codec = archive.store._codecs["pickle"]
+    decode = codec.decode
+
+    def note(*args: Any) -> object:
+        decoded.append(args)
+        return decode(*args)
+
+    monkeypatch.setattr(codec, "decode", note)
+    record = archive.run(run).known(TaskId("a"))
+    assert record is not None
+    ref = record.result
+    assert ref is not None
+    assert archive._try(ref) == ""
+    assert not decoded
+    [large] = (tmp_path / "c" / "runs" / run / "results").glob("*.bin")
+    with large.open("r+b") as file:
+        file.seek(1_500_000)
+        file.write(b"\xff")
+    assert archive._try(ref) == "result damaged"
+    assert not decoded
+    small = archive.run(archive.ids()[0]).known(TaskId("a"))
+    assert small is not None
+    assert small.result is not None
+    assert archive._try(small.result) == ""
+    assert decoded

@@ -889,3 +889,24 @@ def test_a_value_that_is_no_result(usual: dict[str, Any]) -> None:
     told = alarm.run(**usual)["told"]
     assert isinstance(told, NoResult)
     assert (told.task, told.state) == ("bad", "failed")
+
+
+def test_a_run_names_its_tasks() -> None:
+    with Workflow("few") as few:
+
+        @task
+        def one() -> int:
+            return 1
+
+        @task(depends_on=[one])
+        def two() -> None:
+            raise ValueError
+
+    run = few.run()
+    assert [(name, run.states[name].value) for name in run] == [("one", "success"), ("two", "failed")]
+    assert len(run) == 2
+    assert "one" in run
+    assert 0 not in run
+    empty = Workflow("none").run()
+    assert list(empty) == []
+    assert empty

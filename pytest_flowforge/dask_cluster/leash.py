@@ -1,0 +1,22 @@
+"""Loaded by the workers of a cluster that was started for a run: they go when its process does, however it went.
+
+Dask has them look after that themselves, which a call that keeps the interpreter to itself does not let them do.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+from contextlib import suppress
+from typing import Any
+
+__all__ = ["dask_setup"]
+
+_PR_SET_PDEATHSIG = 1
+
+
+def dask_setup(_: Any) -> None:
+    """Dask calls this in the process of a worker that starts."""
+    # Only Linux has it.
+    with suppress(Exception):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,0 +1,529 @@
+"""The pool of calls on a Dask cluster by itself, and what its workers and its scheduler do for it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+import uuid
+from concurrent.futures import CancelledError, Future
+from functools import partial
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+pytest.importorskip("distributed")
+
+from distributed import Client, LocalCluster
+from distributed.batched import BatchedSend
+
+from pytest_flowforge.dask_cluster import orders, stopping
+from pytest_flowforge.dask_cluster import pool as pool_module
+from pytest_flowforge.dask_cluster.orders import Order
+from pytest_flowforge.dask_cluster.pool import DaskPool, Request, SchedulerGone, _Call
+from pytest_flowforge.dask_cluster.results import Keep
+from pytest_flowforge.dask_cluster.values import ValueThere
+from pytest_flowforge.dask_cluster.watchdog import others_on
+from pytest_flowforge.dask_cluster.workers import in_background
+from pytest_flowforge.errors import ClusterUnreachable, ResultMissing
+from pytest_flowforge.executors.calls import pack, unpack
+from pytest_flowforge.executors.futures import KnowingPool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    with LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address="127.0.0.1:0") as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def pool(cluster: Any, said: list[str]) -> Iterator[DaskPool]:
+    client = Client(cluster, set_as_default=False)
+    pool = _pool_of(client, said, close=client.close)
+    yield pool
+    pool.shutdown()
+
+
+def _pool_of(client: Any, said: list[str], *, close: Callable[[], None], patience: float = 5.0) -> DaskPool:
+    return DaskPool(
+        client,
+        uuid.uuid4().hex[:8],
+        _order,
+        most=None,
+        patience=patience,
+        grace=0.2,
+        close=close,
+        is_ours=False,
+        tell=said.append,
+        alert=said.append,
+    )
+
+
+def _order(key: str, topic: str, request: Request) -> Order:
+    return Order(key, topic, request.call, is_limited=True, previews=False, keep=None, paths=())
+
+
+def _request(function: Callable[..., Any], /, **arguments: Any) -> Request:
+    there = {name: value for name, value in arguments.items() if isinstance(value, ValueThere)}
+    here = {name: value for name, value in arguments.items() if name not in there}
+    return Request(function.__name__, pack(function, here), there)
+
+
+def _value(future: Future[Any]) -> Any:
+    answer = future.result(10)
+    came = unpack(answer.data)
+    if came.error is not None:
+        raise came.error
+    return came.value if answer.value is None else answer.value
+
+
+def _large() -> bytes:
+    return bytes(100_000)
+
+
+def _length(value: bytes) -> int:
+    return len(value)
+
+
+def test_small_values_are_told_and_large_ones_stay(pool: DaskPool) -> None:
+    assert _value(pool.submit(_request(lambda: 3))) == 3
+    large = _value(pool.submit(_request(_large)))
+
+    assert isinstance(large, ValueThere)
+    assert large.nbytes >= 100_000
+    assert large.fetch() == bytes(100_000)
+    assert _value(pool.submit(_request(_length, value=large))) == 100_000
+
+
+class _Model:
+    """Dask takes it for some 50 bytes."""
+
+    def __init__(self, weights: int) -> None:
+        self.weights = bytes(weights)
+
+
+def test_how_large_instances_are_is_told_by_what_is_in_them(pool: DaskPool) -> None:
+    model = _value(pool.submit(_request(_Model, weights=1_000_000)))
+    assert isinstance(model, ValueThere)
+    assert model.nbytes >= 1_000_000
+    assert len(model.fetch().weights) == 1_000_000
+
+    def talk() -> _Model:
+        sys.stdout.write("x" * 1_000_000)
+        return _Model(10)
+
+    # It is not the value that is large.
+    assert len(_value(pool.submit(_request(talk))).weights) == 10
+
+
+def test_it_says_itself_how_many_calls_it_can_make(pool: DaskPool) -> None:
+    assert isinstance(pool, KnowingPool)
+
+
+def test_many_at_once_come_back_with_their_own(pool: DaskPool) -> None:
+    futures = [pool.submit(_request(lambda number: bytes(70_000) + bytes([number]), number=n)) for n in range(200)]
+
+    # Values that stay are told before the client has returned their futures, or after.
+    assert [_value(future).fetch()[-1] for future in futures] == list(range(200))
+
+
+@pytest.mark.parametrize("error", [GeneratorExit("g"), SystemExit(3), KeyboardInterrupt(), RecursionError("deep")])
+def test_nothing_crosses_dask_but_what_was_packed(pool: DaskPool, error: BaseException) -> None:
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        _value(pool.submit(_request(fail)))
+
+
+def test_a_large_output_is_fetched(pool: DaskPool) -> None:
+    def talk() -> None:
+        raise ValueError("x" * 1_000_000)
+
+    with pytest.raises(ValueError, match="xxx"):
+        _value(pool.submit(_request(talk)))
+
+
+def test_what_others_dropped_was_lost(pool: DaskPool) -> None:
+    large = _value(pool.submit(_request(_large)))
+    large.label = "large"
+    pool._client.cancel([large.future], force=True)
+
+    with pytest.raises(ResultMissing, match="the result of large was lost with the worker that had it"):
+        large.fetch()
+    with pytest.raises(ResultMissing):
+        _value(pool.submit(_request(_length, value=large)))
+    large.load = lambda: b"kept"
+    assert large.fetch() == b"kept"
+    assert _value(pool.submit(_request(_length, value=large))) == 4
+
+
+def test_what_a_worker_can_not_load_is_loaded_here(pool: DaskPool, tmp_path: Path) -> None:
+    keep = Keep(str(tmp_path / "nowhere"), "", "20260101-000000-0000", ("json",), durable=False, proof=b"")
+
+    def reload() -> Any:
+        return pool.load(keep, ["run", "segment", 0, 1, "json", "digest"])
+
+    early = ValueThere(reload(), 100_000, pool.gather, "early", load=lambda: bytes(100_000), reload=reload)
+    futures = [pool.submit(_request(_length, value=early)) for _ in range(3)]
+    assert [_value(future) for future in futures] == [100_000] * 3
+    assert early.fetch() == bytes(100_000)
+
+    nowhere = ValueThere(reload(), 100_000, pool.gather, "nowhere", reload=reload)
+    with pytest.raises(ResultMissing, match="nowhere"):
+        _value(pool.submit(_request(_length, value=nowhere)))
+
+
+def test_why_a_value_can_not_be_had_is_said() -> None:
+    msg = "not for here"
+
+    def gather(_: Any) -> Any:
+        raise ValueError(msg)
+
+    value = ValueThere(SimpleNamespace(status="finished"), 100, gather, "odd", way_out="make it again")
+    with pytest.raises(ResultMissing) as raised:
+        value.fetch()
+    assert str(raised.value) == (
+        "the result of odd can not be brought here (ValueError: not for here), and is not kept: make it again"
+    )
+    assert isinstance(raised.value.__cause__, ValueError)
+
+    failed = SimpleNamespace(status="error", exception=lambda: FileNotFoundError("no such folder"))
+    with pytest.raises(ResultMissing, match=r"could not be loaded by a worker \(FileNotFoundError: no such folder\)"):
+        ValueThere(failed, 100, gather, "odd").fetch()
+
+
+def test_a_call_that_somebody_else_cancels(pool: DaskPool) -> None:
+    began = threading.Event()
+    _HELD["event"] = began
+    future = pool.submit(_request(_wait_long))
+    assert began.wait(10)
+    (call,) = pool._calls.values()
+    pool._client.cancel([call.there], force=True)
+
+    with pytest.raises(CancelledError, match="the cluster has dropped it"):
+        future.result(10)
+
+
+_HELD: dict[str, threading.Event] = {}
+
+
+def _wait_long() -> None:
+    # In this process: the cluster has no others.
+    _HELD["event"].set()
+    until = time.monotonic() + 3
+    while time.monotonic() < until:
+        time.sleep(0.01)
+
+
+def test_what_is_abandoned_is_stopped_and_its_slot_comes_back(pool: DaskPool) -> None:
+    began = _HELD["event"] = threading.Event()
+    future = pool.submit(_request(_wait_long))
+    assert began.wait(10)
+    _wait_until(future.running)
+    assert "_wait_long" in pool.stack_of(future)
+
+    assert pool.abandon(future)
+    assert not pool.abandon(future)
+    assert pool.slots == 1
+    _wait_until(lambda: pool.slots == 2)
+    assert not future.done()
+
+
+def test_what_is_cancelled_at_once_takes_no_slot(pool: DaskPool) -> None:
+    futures = [pool.submit(_request(_large)) for _ in range(50)]
+    for future in futures:
+        future.cancel()
+    _wait_until(lambda: pool.slots == 2 and not pool._stopping.goes_on)
+    assert _value(pool.submit(_request(lambda: "next"))) == "next"
+
+
+def _events_of_ours(cluster: Any) -> dict[str, int]:
+    """How many events the scheduler keeps of our topics."""
+    topics = cluster.scheduler._broker._topics
+    return {name: len(topic.events) for name, topic in topics.items() if name.startswith("flowforge:")}
+
+
+def test_the_scheduler_keeps_no_events_and_no_topics(cluster: Any, said: list[str]) -> None:
+    # As somebody else's client, which stays.
+    with Client(cluster, set_as_default=False) as client:
+        before = set(_events_of_ours(cluster))
+        pool = _pool_of(client, said, close=lambda: None)
+        for number in range(20):
+            assert _value(pool.submit(_request(lambda number: bytes(50_000) + bytes([number]), number=number)))
+        (topic,) = set(_events_of_ours(cluster)) - before
+        assert _events_of_ours(cluster)[topic] == 0
+        pool.shutdown()
+        assert topic not in _events_of_ours(cluster)
+
+
+def test_the_topic_of_a_run_that_was_killed_goes_with_its_client(cluster: Any, said: list[str]) -> None:
+    first, second = (Client(cluster, set_as_default=False) for _ in range(2))
+    killed, other = (_pool_of(client, said, close=client.close) for client in (first, second))
+    topics = {pool._topic for pool in (killed, other)}
+    _wait_until(lambda: topics <= set(_events_of_ours(cluster)))
+    first.close()
+    _wait_until(lambda: killed._topic not in _events_of_ours(cluster))
+    assert other._topic in _events_of_ours(cluster)
+    assert _value(other.submit(_request(lambda: 3))) == 3
+    killed.shutdown()
+    other.shutdown()
+
+
+def test_once_it_is_closed_it_takes_nothing(cluster: Any, said: list[str]) -> None:
+    client = Client(cluster, set_as_default=False)
+    pool = _pool_of(client, said, close=client.close)
+    began = _HELD["event"] = threading.Event()
+    pool.submit(_request(_wait_long))
+    assert began.wait(10)
+    begun = time.monotonic()
+    pool.shutdown()
+    pool.shutdown()
+
+    assert time.monotonic() - begun < 5
+    with pytest.raises(SchedulerGone, match="it was closed"):
+        pool.submit(_request(_large))
+    assert client.status == "closed"
+
+
+def test_a_connection_that_was_lost_is_the_end(cluster: Any, said: list[str]) -> None:
+    client = Client(cluster, set_as_default=False)
+    pool = _pool_of(client, said, close=client.close)
+    began = _HELD["event"] = threading.Event()
+    future = pool.submit(_request(_wait_long))
+    assert began.wait(10)
+    # Dask connects again, and the scheduler has forgotten all that was ours.
+    client.loop.add_callback(client.scheduler_comm.comm.abort)
+
+    with pytest.raises(SchedulerGone, match="the connection was lost"):
+        future.result(10)
+    with pytest.raises(SchedulerGone):
+        pool.submit(_request(_large))
+    pool.shutdown()
+
+
+def test_others_are_all_but_this_run(cluster: Any, pool: DaskPool) -> None:
+    large = _value(pool.submit(_request(_large)))
+    (worker,) = pool.workers
+    with Client(cluster, set_as_default=False) as client:
+        others = partial(client.run_on_scheduler, others_on(pool._run))
+        # Those of the tests before are about to go.
+        _wait_until(lambda: others(worker) == 0)
+        assert client.run_on_scheduler(others_on("another"), worker) == 1
+        data = client.scatter(b"of others", hash=False)
+        assert others(worker) == 1
+        assert others("tcp://nowhere:1") == 0
+        del data
+    assert large.fetch()
+
+
+def test_what_waits_at_a_worker_that_dies_has_not_begun(pool: DaskPool) -> None:
+    began = _HELD["event"] = threading.Event()
+    future = pool.submit(_request(_wait_long))
+    assert began.wait(10)
+    _wait_until(future.running)
+    (call,) = pool._calls.values()
+    waiting = _Call("waiting", call.request, Future(), sent=1)
+
+    def death(threads: int) -> Any:
+        return SimpleNamespace(last_worker=SimpleNamespace(address=call.worker, nthreads=threads))
+
+    # Who has taken the only thread is known.
+    assert not pool._had_begun(waiting, death(1))
+    # It may have had the other one, and had no time to tell.
+    assert pool._had_begun(waiting, death(2))
+    assert pool._had_begun(call, death(1))
+    waiting.sent = 9
+    assert pool._had_begun(waiting, death(1))
+    pool.abandon(future)
+
+
+def _wait_in_spite_of_all() -> None:
+    _HELD["event"].set()
+    until = time.monotonic() + 4
+    while time.monotonic() < until:
+        try:
+            time.sleep(0.01)
+        except BaseException:  # noqa: BLE001, S112 - it is the worst that a task can do
+            continue
+
+
+def test_what_waits_behind_a_call_that_does_not_end_goes_elsewhere(said: list[str]) -> None:
+    options = {"processes": False, "dashboard_address": "127.0.0.1:0"}
+    with LocalCluster(n_workers=2, threads_per_worker=1, **options) as cluster:
+        client = Client(cluster, set_as_default=False)
+        pool = _pool_of(client, said, close=client.close)
+        began = _HELD["event"] = threading.Event()
+        stuck = pool.submit(_request(_wait_in_spite_of_all))
+        assert began.wait(10)
+        _wait_until(stuck.running)
+        # Each worker has one that waits, or one of them two: nobody can tell where a thread will be free.
+        others = [pool.submit(_request(_nap)) for _ in range(4)]
+        pool.abandon(stuck)
+
+        begun = time.monotonic()
+        assert [_value(other) for other in others] == ["rested"] * 4
+        assert time.monotonic() - begun < 3
+        assert "it could not be restarted" in said[0]
+        pool.shutdown()
+
+
+def _nap() -> str:
+    time.sleep(0.1)
+    return "rested"
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have looks at the cluster follow soon on each other."""
+    monkeypatch.setattr(pool_module, "_LOOK", 0.2)
+    monkeypatch.setattr(stopping, "_LOOK", 0.1)
+
+
+def _take_all_threads(pool: DaskPool) -> None:
+    """Give up on calls that do not end, as many as there are threads."""
+    _HELD["event"] = threading.Event()
+    futures = [pool.submit(_request(_wait_in_spite_of_all)) for _ in range(pool.slots)]
+    _wait_until(lambda: all(future.running() for future in futures))
+    for future in futures:
+        assert pool.abandon(future)
+    _wait_until(lambda: pool._stopping.stuck == len(futures))
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_run_that_has_no_thread_left_is_over(pool: DaskPool) -> None:
+    _take_all_threads(pool)
+    future = pool.submit(_request(_nap))
+
+    with pytest.raises(SchedulerGone, match="calls that do not end have taken all threads"):
+        future.result(10)
+    assert pool.lost
+
+
+@pytest.mark.usefixtures("quick")
+def test_threads_come_back_when_calls_end_after_all(
+    pool: DaskPool, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "_FULL", 100)
+    _take_all_threads(pool)
+    assert pool.slots == 0
+    assert "a thread less for us" in said[-1]
+
+    _wait_until(lambda: pool.slots == 2)
+    assert not pool.lost
+    assert _value(pool.submit(_request(_nap))) == "rested"
+
+
+def test_what_is_given_up_together_costs_one_question(
+    cluster: Any, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = Client(cluster, set_as_default=False)
+    pool = _pool_of(client, said, close=client.close)
+    # Two are being made, and the others wait.
+    futures = [pool.submit(_request(_rest_long)) for _ in range(100)]
+    _wait_until(lambda: sum(future.running() for future in futures) == 2)
+    asked, cancelled = _calls_of(client, "run", monkeypatch), _calls_of(client, "cancel", monkeypatch)
+    before = threading.active_count()
+    for future in futures:
+        assert future.cancel() or pool.abandon(future)
+    assert threading.active_count() <= before
+    _wait_until(lambda: pool.slots == 2 and not pool._stopping.goes_on)
+
+    assert len(cancelled) <= 3
+    assert len(asked) <= 5
+    pool.shutdown()
+
+
+def _calls_of(client: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Return a list of the calls of a method from now on."""
+    calls: list[Any] = []
+    method = getattr(client, name)
+
+    def noted(*args: Any, **options: Any) -> Any:
+        calls.append(args)
+        return method(*args, **options)
+
+    monkeypatch.setattr(client, name, noted)
+    return calls
+
+
+def _rest_long() -> None:
+    for _ in range(400):
+        time.sleep(0.05)
+
+
+class _Silent:
+    """A client whose scheduler says nothing."""
+
+    scheduler_comm = None
+    status = "running"
+
+    def register_plugin(self, _: Any) -> None:
+        time.sleep(3)
+
+
+def test_a_scheduler_that_says_nothing_at_the_beginning(said: list[str]) -> None:
+    with pytest.raises(ClusterUnreachable, match=r"does not answer within 0\.1 s"):
+        _pool_of(_Silent(), said, close=lambda: None, patience=0.1)
+
+
+class _Broken(_Silent):
+    """A client that can not ask."""
+
+    def register_plugin(self, _: Any) -> None:
+        msg = "it was written by another Python"
+        raise ValueError(msg)
+
+
+def test_a_scheduler_that_can_not_be_asked_is_not_called_silent(said: list[str]) -> None:
+    with pytest.raises(ClusterUnreachable, match=r"can not be asked \(ValueError: it was written by another Python\)"):
+        _pool_of(_Broken(), said, close=lambda: None)
+
+
+def test_a_call_begins_when_that_was_written(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not when it was taken to be written: the call may keep the interpreter to itself from then on."""
+    loop, written, goes_on = cluster.loop, [], threading.Event()
+
+    class Comm:
+        def closed(self) -> bool:
+            return False
+
+        async def write(self, messages: list[Any], **_: Any) -> int:
+            while not goes_on.is_set():  # noqa: ASYNC110 - it is set by another thread
+                await asyncio.sleep(0.001)
+            written.extend(messages)
+            return 1
+
+        async def close(self) -> None: ...
+
+    monkeypatch.setattr(orders, "_MOST_WAITED", 60.0)
+    stream = BatchedSend(interval="2ms", loop=loop)
+    stream.start(Comm())
+    loop.add_callback(stream.send, "began")
+    told = in_background(orders._wait_until_told, SimpleNamespace(loop=loop, batched_stream=stream))
+    _wait_until(lambda: stream.batch_count == 1)
+    time.sleep(0.1)
+    assert not told.done()
+    loop.add_callback(stream.send, "of another one")
+    goes_on.set()
+    told.result(10)
+    assert written[0] == "began"
+    loop.add_callback(stream.close)
+
+
+def _wait_until(condition: Callable[[], object]) -> None:
+    until = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
