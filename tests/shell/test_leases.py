@@ -80,8 +80,9 @@ def test_the_clock_of_this_machine_does_not_matter(store: FakeStore) -> None:
 
 def dead() -> Holder:
     """A process of this machine that has ended."""
+    # Isolated: what is installed is meant, and not what lies in this folder.
     code = "from pytest_flowforge.storage.locks import Holder; print(Holder.here('').facts().decode())"
-    facts = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout
+    facts = subprocess.run([sys.executable, "-I", "-c", code], check=True, capture_output=True).stdout
     return Holder.of(facts)
 
 
