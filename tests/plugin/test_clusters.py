@@ -773,6 +773,37 @@ def test_a_cluster_of_its_own_goes_with_its_run(flow: Flow, begin: Begin, proces
     assert processes.after(5.0 * SLOWER) == {}
 
 
+def test_ctrl_c_on_a_terminal_is_for_the_run(flow: Flow, begin: Begin, processes: Processes, log: Log) -> None:
+    """And not for the workers that it has started, which get it, too."""
+    source = """
+        import subprocess, sys, time
+        import pytest
+        from log import log
+
+        CHILD = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+
+        def flow_busy():
+            log(subprocess.run([sys.executable, "-c", CHILD], capture_output=True, text=True).stdout.strip())
+            while True:
+                time.sleep(0.05)
+
+        def flow_next(busy): ...
+
+        @pytest.mark.depends_on("busy", when="always")
+        def flow_tidy():
+            log("tidy")
+    """
+    flow(source, "--collect-only")
+    run = begin("-v", "--ff-executor", "dask", "--ff-workers", "2")
+    wait_until(lambda: "True" in log())
+    run.kill_all(signal.SIGINT)
+    assert run.end() == _INTERRUPTED
+    assert "Traceback" not in run.output
+    assert "1 interrupted: busy" in run.output
+    assert log() == ["tidy"]
+    assert processes.after(5.0 * SLOWER) == {}
+
+
 def test_workers_that_come_late(flow: Flow, begin: Begin, tmp_path: Path) -> None:
     flow("def flow_a(): return 1\ndef flow_b(a): assert a == 1", "--collect-only")
     with running_cluster(tmp_path, workers=()) as cluster:
