@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import replace
@@ -80,10 +81,10 @@ def test_the_clock_of_this_machine_does_not_matter(store: FakeStore) -> None:
 
 def dead() -> Holder:
     """A process of this machine that has ended."""
-    # Isolated: what is installed is meant, and not what lies in this folder.
+    # Elsewhere: Python looks into the current folder first, and what is installed is to be tested.
     code = "from pytest_flowforge.storage.locks import Holder; print(Holder.here('').facts().decode())"
-    facts = subprocess.run([sys.executable, "-I", "-c", code], check=True, capture_output=True).stdout
-    return Holder.of(facts)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tempfile.gettempdir(), check=True, capture_output=True)
+    return Holder.of(done.stdout)
 
 
 def test_one_whose_process_is_gone_is_taken_over_at_once(store: FakeStore) -> None:
