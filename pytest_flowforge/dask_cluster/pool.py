@@ -457,12 +457,7 @@ class DaskPool(Executor):
             else:
                 # What it came to has been told, and is about to arrive.
                 call.silent_since = time.monotonic()
-        elif (
-            not call.worker
-            and call.sent < _MOST_SENT
-            and not self._is_disconnected()
-            and lacks_values(call.request.inputs)
-        ):
+        elif self._lacks_inputs(call):
             # It can not begin without them.
             self._send_again(call)
         elif status == "error":
