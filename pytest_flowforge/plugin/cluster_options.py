@@ -11,7 +11,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ONLY_FOR_CLUSTERS", "ClusterOptions", "add_cluster_options"]
+__all__ = ["ONLY_FOR_CLUSTERS", "ClusterOptions", "add_cluster_options", "number_from"]
 
 #: Options that mean that tasks run on a cluster.
 ONLY_FOR_CLUSTERS = ("ff-dask-address", "ff-dask-timeout")
@@ -36,7 +36,7 @@ class ClusterOptions:
     def of(cls, config: pytest.Config) -> ClusterOptions:
         """Read the options of *config*; raises UsageError for a value that can not be meant."""
         given = config.getoption("ff_dask_timeout")
-        megabytes = _number("ini flowforge_dask_fetch", str(config.getini("flowforge_dask_fetch")), "megabytes")
+        megabytes = number_from("ini flowforge_dask_fetch", str(config.getini("flowforge_dask_fetch")), "megabytes")
         text = str(config.getini("flowforge_dask_timeout")) if given is None else str(given)
         address = config.getoption("ff_dask_address")
         return cls(
@@ -77,7 +77,8 @@ def add_cluster_options(parser: pytest.Parser) -> None:
     )
 
 
-def _number(source: str, text: str, what: str) -> float:
+def number_from(source: str, text: str, what: str) -> float:
+    """Return the number of *what* that *text* is, from 0 on; raise UsageError, which names *source*, for any other."""
     try:
         number = float(text)
     except ValueError:
@@ -89,7 +90,7 @@ def _number(source: str, text: str, what: str) -> float:
 
 
 def _patience(source: str, text: str) -> float:
-    number = _number(source, text, "seconds")
+    number = number_from(source, text, "seconds")
     if not number:
         msg = f"{source}: nobody answers within 0 seconds; give more"
         raise pytest.UsageError(msg)

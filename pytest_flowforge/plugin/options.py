@@ -5,7 +5,6 @@ Loaded in every pytest session, so it imports nothing heavy.
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass
 from enum import Enum
@@ -14,7 +13,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_flowforge.plugin.checkpoint_options import NEED_FLOWS, CheckpointOptions, add_checkpoint_options
-from pytest_flowforge.plugin.cluster_options import ONLY_FOR_CLUSTERS, ClusterOptions, add_cluster_options
+from pytest_flowforge.plugin.cluster_options import (
+    ONLY_FOR_CLUSTERS,
+    ClusterOptions,
+    add_cluster_options,
+    number_from,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -309,15 +313,7 @@ _LONGEST_QUOTE = 100
 
 
 def _seconds(config: pytest.Config, name: str) -> float:
-    text = str(config.getini(name)).strip()
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not (math.isfinite(seconds) and seconds >= 0):
-        msg = f"ini {name}: {text!r} is no number of seconds; give 0 or more"
-        raise pytest.UsageError(msg)
-    return seconds
+    return number_from(f"ini {name}", str(config.getini(name)).strip(), "seconds")
 
 
 def _workers(config: pytest.Config) -> int | None:
