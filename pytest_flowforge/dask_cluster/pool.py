@@ -22,7 +22,7 @@ from pytest_flowforge.dask_cluster.likeness import SAME_THERE, differences, fact
 from pytest_flowforge.dask_cluster.orders import Came, Order, make_call, stack_of
 from pytest_flowforge.dask_cluster.results import Keep, load_result, sees
 from pytest_flowforge.dask_cluster.stopping import Stopping
-from pytest_flowforge.dask_cluster.values import ValueThere, lacks_values, on_its_way, values_in
+from pytest_flowforge.dask_cluster.values import ValueThere, futures_in, is_lost, on_its_way, values_in
 from pytest_flowforge.dask_cluster.watchdog import PREFIX, sweeper, watchdog, without
 from pytest_flowforge.dask_cluster.workers import ANSWER, Workers, in_background, unreachable
 from pytest_flowforge.failures import one_line
@@ -116,6 +116,8 @@ class _Call:
     request: Request
     here: Future[Any]
     there: Any = None
+    #: Those of the inputs with which it was handed over. They may be given up for others while it is on its way.
+    given: Sequence[Any] = ()
     #: Who makes it; empty until it has begun.
     worker: str = ""
     #: How often it was handed over.
@@ -310,10 +312,10 @@ class DaskPool(Executor):
         finally:
             self._closed.set()
             self._stopping.close()
-            with suppress(Exception):
-                self._client.unsubscribe_topic(self._topic)
-                if not self.lost:
-                    # The client may be somebody else's, and stay.
+            if not self.lost:
+                # The client may be somebody else's, and stay. Were it to unsubscribe, the scheduler might hear of that
+                # after it has forgotten the topic, and begin it anew.
+                with suppress(Exception):
                     in_background(self._client.run_on_scheduler, without(self._topic)).result(ANSWER)
             # Who does not answer is left to itself.
             with suppress(Exception):
@@ -368,6 +370,7 @@ class DaskPool(Executor):
             inputs = {name: on_its_way(value, self._put) for name, value in request.inputs.items()}
             if not self._is_wanted(calls[0]):
                 return
+            calls[0].given = futures_in(inputs)
             futures = [self._client.submit(make_call, orders[0], inputs, key=keys[0], **options)]
         else:
             futures = self._client.map(
@@ -482,7 +485,7 @@ class DaskPool(Executor):
         """Whether *call* has not begun because values were lost, or could not be loaded by a worker."""
         if call.worker or call.sent >= _MOST_SENT or self._is_disconnected():
             return False
-        return lacks_values(call.request.inputs)
+        return any(is_lost(one) for one in call.given)
 
     def _had_begun(self, call: _Call, death: Any) -> bool:
         """Whether *call* may have begun at the worker that died; what waits in a queue there has not.

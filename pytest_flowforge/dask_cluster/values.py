@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_flowforge.errors import ResultMissing
 from pytest_flowforge.failures import one_line
@@ -12,7 +12,9 @@ from pytest_flowforge.failures import one_line
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["ValueThere", "lacks_values", "on_its_way", "values_in"]
+__all__ = ["ValueThere", "futures_in", "is_lost", "on_its_way", "values_in"]
+
+_T = TypeVar("_T")
 
 
 @dataclass(eq=False)
@@ -35,7 +37,7 @@ class ValueThere:
     @property
     def is_lost(self) -> bool:
         """Whether it has gone with the workers that had it, or could not be loaded there."""
-        return self.future.status not in ("finished", "pending")
+        return is_lost(self.future)
 
     def fetch(self) -> Any:
         """Return the value; raise :class:`ResultMissing` where it can not be had any more."""
@@ -84,15 +86,26 @@ class ValueThere:
 
 def values_in(inputs: Mapping[str, Any]) -> list[ValueThere]:
     """Return what stands for values among *inputs*, of which some are dicts of them."""
+    return _instances_in(inputs, ValueThere)
+
+
+def futures_in(inputs: Mapping[str, Any]) -> list[Any]:
+    """Return the futures of Dask among *inputs* that are on their way, of which some are dicts of them."""
+    from distributed import Future  # noqa: PLC0415 - an extra
+
+    return _instances_in(inputs, Future)
+
+
+def _instances_in(inputs: Mapping[str, Any], kind: type[_T]) -> list[_T]:
     found = []
     for value in inputs.values():
-        found += [one for one in (value.values() if type(value) is dict else (value,)) if isinstance(one, ValueThere)]
+        found += [one for one in (value.values() if type(value) is dict else (value,)) if isinstance(one, kind)]
     return found
 
 
-def lacks_values(inputs: Mapping[str, Any]) -> bool:
-    """Whether some of *inputs* are lost."""
-    return any(one.is_lost for one in values_in(inputs))
+def is_lost(future: Any) -> bool:
+    """Whether the value of a Dask future is nowhere on the cluster, and none is on its way there."""
+    return future.status not in ("finished", "pending")
 
 
 def on_its_way(value: Any, put: Callable[[Any], Any]) -> Any:

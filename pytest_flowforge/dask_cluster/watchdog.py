@@ -60,11 +60,17 @@ def sweeper() -> Any:
             self.scheduler = scheduler
 
         def log_event(self, topic: str, _: Any) -> None:
-            if topic.startswith(prefix) and (known := self._topics().get(topic)) is not None:
-                known.events.clear()
+            topics = self._topics()
+            if not topic.startswith(prefix) or topic not in topics:
+                return
+            if topics[topic].subscribers:
+                topics[topic].events.clear()
+            else:
+                # A worker tells something, and the run is over.
+                del topics[topic]
 
         def remove_client(self, scheduler: Any, client: str) -> None:
-            # A run that was killed says nothing, and workers may tell something when a run is over.
+            # A run that was killed says nothing.
             topics = self._topics()
             for name in [name for name in topics if name.startswith(prefix)]:
                 if not topics[name].subscribers & scheduler.clients.keys() - {client}:

@@ -8,6 +8,7 @@ import threading
 import time
 import uuid
 from concurrent.futures import CancelledError, Future
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -185,6 +186,34 @@ def test_what_a_worker_can_not_load_is_loaded_here(pool: DaskPool, tmp_path: Pat
         _value(pool.submit(_request(_length, value=nowhere)))
 
 
+def test_a_call_lacked_a_value_also_when_that_is_there_by_now(
+    pool: DaskPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep = Keep(str(tmp_path / "nowhere"), "", "20260101-000000-0000", ("json",), durable=False, proof=b"")
+
+    def reload() -> Any:
+        return pool.load(keep, ["run", "segment", 0, 1, "json", "digest"])
+
+    early = ValueThere(reload(), 100_000, pool.gather, "early", load=lambda: bytes(100_000), reload=reload)
+    late: list[Callable[[], None]] = []
+    on_done = pool._on_done
+
+    def on_done_late(call: Any, there: Any) -> None:
+        if call.request.name == "late" and call.sent == 1:
+            late.append(partial(on_done, call, there))
+        else:
+            on_done(call, there)
+
+    monkeypatch.setattr(pool, "_on_done", on_done_late)
+    request = _request(_length, value=early)
+    futures = [pool.submit(replace(request, name=name)) for name in ("late", "other")]
+    assert _value(futures[1]) == 100_000
+    _wait_until(lambda: bool(late))
+    assert not early.is_lost
+    late[0]()
+    assert _value(futures[0]) == 100_000
+
+
 def test_why_a_value_can_not_be_had_is_said() -> None:
     msg = "not for here"
 
@@ -266,6 +295,21 @@ def test_the_scheduler_keeps_no_events_and_no_topics(cluster: Any, said: list[st
         assert _events_of_ours(cluster)[topic] == 0
         pool.shutdown()
         assert topic not in _events_of_ours(cluster)
+        # As a worker does that has something to tell when the run is over.
+        client.log_event(topic, {"key": "nobody's"})
+        assert topic not in _events_of_ours(cluster)
+
+
+def test_the_scheduler_hears_of_nothing_that_makes_it_begin_a_topic_anew(cluster: Any, said: list[str]) -> None:
+    with Client(cluster, set_as_default=False) as client:
+        pool = _pool_of(client, said, close=lambda: None)
+        _wait_until(lambda: pool._topic in _events_of_ours(cluster))
+        pool.shutdown()
+        # What the client says by itself comes in order.
+        later = f"{pool._topic}-later"
+        client.subscribe_topic(later, said.append)
+        _wait_until(lambda: later in _events_of_ours(cluster))
+        assert pool._topic not in _events_of_ours(cluster)
 
 
 def test_the_topic_of_a_run_that_was_killed_goes_with_its_client(cluster: Any, said: list[str]) -> None:
