@@ -120,7 +120,7 @@ class _Call:
     given: Sequence[Any] = ()
     #: Who makes it; empty until it has begun.
     worker: str = ""
-    #: How often it was handed over.
+    #: How often it was handed over, but for when it waited where no thread comes back.
     sent: int = 0
     #: Nobody waits for it any more.
     is_unwanted: bool = False
@@ -395,12 +395,17 @@ class DaskPool(Executor):
         # Whatever becomes of these: others may be asked once they have gone.
         return {"workers": free, "allow_other_workers": True} if free and len(free) < len(threads) else {}
 
-    def _send_again(self, call: _Call) -> None:
-        """Hand over once more what has not begun. Dask knows the old key as that of what has failed."""
+    def _send_again(self, call: _Call, there: Any, *, is_in_vain: bool = True) -> None:
+        """Hand over once more what was handed over as *there*, and has not begun.
+
+        Dask knows the old key as that of what has failed. What was handed over in vain counts.
+        """
         with self._lock:
-            if self._calls.get(call.key) is not call:
+            if self._calls.get(call.key) is not call or call.there is not there:
                 return
             del self._calls[call.key]
+            if not is_in_vain:
+                call.sent -= 1
             call.key, call.there, call.worker, call.silent_since = self._new_key(call.request.name), None, "", 0.0
             self._calls[call.key] = call
         self._waiting.put(call)
@@ -462,7 +467,7 @@ class DaskPool(Executor):
                 call.silent_since = time.monotonic()
         elif self._lacks_inputs(call):
             # It can not begin without them.
-            self._send_again(call)
+            self._send_again(call, there)
         elif status == "error":
             error = there.exception(timeout=ANSWER)
             if not _is_death(error):
@@ -471,7 +476,7 @@ class DaskPool(Executor):
                 where = getattr(getattr(error, "last_worker", None), "address", "") or call.worker
                 self._end(call, error=WorkerDied(f"its worker {where} died" if where else "its worker died"))
             else:
-                self._send_again(call)
+                self._send_again(call, there)
         elif self._is_disconnected():
             # Whatever goes on there, the scheduler has forgotten whose it is.
             self._lose("the connection was lost")
@@ -557,12 +562,11 @@ class DaskPool(Executor):
             waiting = in_background(self._client.processing, [worker]).result(self._patience).get(worker, ())
             with self._lock:
                 calls = [self._calls[key] for key in waiting if key in self._calls]
-                old = {call.key: call.there for call in calls if call.there is not None and not call.worker}
-            for call in calls:
-                if call.key in old and call.sent < _MOST_SENT:
-                    there = old[call.key]
-                    self._send_again(call)
-                    self._client.cancel([there], force=True)
+                old = [(call, call.there) for call in calls if call.there is not None and not call.worker]
+            for call, there in old:
+                self._send_again(call, there, is_in_vain=False)
+            if old:
+                self._client.cancel([there for _, there in old], force=True)
 
     # The cluster.
 

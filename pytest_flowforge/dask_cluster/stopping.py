@@ -263,6 +263,10 @@ class Stopping:
                 ended = set(questions.keys) - set(left)
                 self._forget(ended)
                 calls = {key: call for key, call in calls.items() if key not in ended}
+            stuck = sum(call.state is State.STUCK for call in calls.values())
+            if stuck >= self._workers.threads.get(worker, 0):
+                # The scheduler, to which these calls have ended, takes the worker for idle, and moves others there.
+                in_background(self._owner.take_back_from, worker)
         told = {key: call for key, call in calls.items() if call.state is State.TOLD}
         is_deaf = questions.unanswered >= _DEAF
         had_time = bool(told) and all(now > call.since + self._grace for call in told.values())
