@@ -16,6 +16,7 @@ from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future,
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pytest_flowforge.dask_cluster.likeness import SAME_THERE, differences, facts_of
@@ -23,13 +24,13 @@ from pytest_flowforge.dask_cluster.orders import Came, Order, make_call, stack_o
 from pytest_flowforge.dask_cluster.results import Keep, load_result, sees
 from pytest_flowforge.dask_cluster.stopping import Stopping
 from pytest_flowforge.dask_cluster.values import ValueThere, futures_in, is_lost, on_its_way, values_in
-from pytest_flowforge.dask_cluster.watchdog import PREFIX, sweeper, watchdog, without
+from pytest_flowforge.dask_cluster.watchdog import PREFIX, belonging_to, stranded, sweeper, watchdog, without
 from pytest_flowforge.dask_cluster.workers import ANSWER, Workers, in_background, unreachable
 from pytest_flowforge.failures import one_line
 from pytest_flowforge.starts import tell_return, tell_start
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 __all__ = ["Answer", "DaskPool", "Request", "SchedulerGone", "told_at"]
 
@@ -56,6 +57,9 @@ _MOST_SENT = 4
 
 #: Seconds after which a call that Dask says has ended, and that told nothing, is given up.
 _SILENCE = 10.0
+
+
+_NONE: Mapping[str, float] = MappingProxyType({})
 
 
 class SchedulerGone(BrokenExecutor):
@@ -173,6 +177,8 @@ class DaskPool(Executor):
         #: Workers that have said what is installed there, and those of them where that is not as it is here.
         self._known: set[str] = set()
         self._unlike: set[str] = set()
+        #: Some workers were chosen to be asked, and others not.
+        self._chooses = False
         #: What people were alerted to.
         self._alerted: set[str] = set()
         self._waiting: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
@@ -363,7 +369,7 @@ class DaskPool(Executor):
         options: dict[str, Any] = {"pure": False, "retries": 0, "priority": request.priority}
         if request.resources:
             options["resources"] = dict(request.resources)
-        options |= self._elsewhere()
+        options |= self._elsewhere(request.resources)
         orders = [self._order(call.key, self._topic, call.request) for call in calls]
         keys = [call.key for call in calls]
         if len(calls) == 1:
@@ -386,14 +392,19 @@ class DaskPool(Executor):
             if is_unwanted:
                 self._give_up([call])
 
-    def _elsewhere(self) -> dict[str, Any]:
-        """Options for Dask: to ask no worker that is busy with what nobody wants, or not like this process."""
-        threads = self.workers
+    def _elsewhere(self, resources: Mapping[str, float] = _NONE) -> dict[str, Any]:
+        """Options for Dask: to ask no worker that is busy with what nobody wants, or not like this process.
+
+        Those that are asked may go. What then waits for them is taken back, for Dask would let it wait.
+        """
+        suited = self._workers.that_have(resources)
         avoided = {*self._stopping.busy, *self._unlike}
-        free = [worker for worker in threads if worker not in avoided]
-        free = free or [worker for worker in threads if worker not in self._unlike]
-        # Whatever becomes of these: others may be asked once they have gone.
-        return {"workers": free, "allow_other_workers": True} if free and len(free) < len(threads) else {}
+        free = [worker for worker in suited if worker not in avoided]
+        free = free or [worker for worker in suited if worker not in self._unlike]
+        if not free or len(free) == len(suited):
+            return {}
+        self._chooses = True
+        return {"workers": free}
 
     def _send_again(self, call: _Call, there: Any, *, is_in_vain: bool = True) -> None:
         """Hand over once more what was handed over as *there*, and has not begun.
@@ -559,14 +570,29 @@ class DaskPool(Executor):
     def take_back_from(self, worker: str) -> None:
         """Hand over once more what waits at *worker* for a thread that does not come back."""
         with suppress(Exception):
-            waiting = in_background(self._client.processing, [worker]).result(self._patience).get(worker, ())
-            with self._lock:
-                calls = [self._calls[key] for key in waiting if key in self._calls]
-                old = [(call, call.there) for call in calls if call.there is not None and not call.worker]
-            for call, there in old:
-                self._send_again(call, there, is_in_vain=False)
-            if old:
-                self._client.cancel([there for _, there in old], force=True)
+            self._take_back(in_background(self._client.processing, [worker]).result(self._patience).get(worker, ()))
+
+    def _take_back_stranded(self) -> None:
+        """Hand over once more what waits for workers that have gone."""
+        with suppress(Exception):
+            self._take_back(in_background(self._client.run_on_scheduler, stranded()).result(self._patience))
+
+    def _take_back(self, keys: Iterable[Any]) -> None:
+        """Hand over once more what has these keys, unless it has begun."""
+        from distributed import Future as DaskFuture  # noqa: PLC0415 - an extra
+
+        ours = list(filter(belonging_to(self._run), keys))
+        with self._lock:
+            calls = [self._calls[key] for key in ours if key in self._calls]
+            old = [(call, call.there) for call in calls if call.there is not None and not call.worker]
+            others = [key for key in ours if key not in self._calls]
+        if others:
+            # They load values. Calls that need these lack them then, and have them loaded once more.
+            self._client.cancel([DaskFuture(key, self._client) for key in others], force=True)
+        for call, there in old:
+            self._send_again(call, there, is_in_vain=False)
+        if old:
+            self._client.cancel([there for _, there in old], force=True)
 
     # The cluster.
 
@@ -594,6 +620,8 @@ class DaskPool(Executor):
                 self._lose("calls that do not end have taken all threads of its workers", is_silent=False)
                 return
             self._look_at_new_ones()
+            if self._chooses:
+                self._take_back_stranded()
             self._look_for_whom_is_waited()
 
     def _look_at_new_ones(self) -> None:
@@ -627,7 +655,7 @@ class DaskPool(Executor):
             self._alert_once("the Dask cluster has no workers: tasks wait until there are some")
             return
         for name, units in {pair for request in waiting for pair in request.resources.items()}:
-            most = self._workers.resources.get(name, 0.0)
+            most = self._workers.most(name)
             if most < units:
                 self._alert_once(
                     f"no Dask worker has {units:g} of the resource {name} (the most is {most:g}): tasks that need it "

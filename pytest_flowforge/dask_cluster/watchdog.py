@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["PREFIX", "has_dashboard", "others_on", "sweeper", "watchdog", "without"]
+__all__ = ["PREFIX", "belonging_to", "has_dashboard", "others_on", "stranded", "sweeper", "watchdog", "without"]
 
 #: How the keys of our calls begin. What the dashboard groups by ends at the first dash.
 PREFIX = "flowforge:"
@@ -92,21 +92,45 @@ def without(topic: str) -> Any:
     return forget
 
 
+def belonging_to(run: str) -> Any:
+    """Return a function, for here and for the scheduler: whether a key is that of something *run* has handed over."""
+    start, mark = PREFIX, f"-{run}-"
+
+    def belongs(key: Any) -> bool:
+        return isinstance(key, str) and key.startswith(start) and mark in key
+
+    return belongs
+
+
 def others_on(run: str) -> Any:
     """Return a function for the scheduler: how many tasks and results of others a worker has, by its address.
 
     Others are all that do not belong to *run*, other runs of ours among them.
     """
-    prefix, mark = PREFIX, f"-{run}-"
+    belongs = belonging_to(run)
 
     def count(address: str, dask_scheduler: Any = None) -> int:
         worker = dask_scheduler.workers.get(address)
         if worker is None:
             return 0
-        keys = {str(task.key) for task in (*worker.processing, *worker.has_what)}
-        return sum(not (key.startswith(prefix) and mark in key) for key in keys)
+        keys = {task.key for task in (*worker.processing, *worker.has_what)}
+        return sum(not belongs(key) for key in keys)
 
     return count
+
+
+def stranded() -> Any:
+    """Return a function for the scheduler: the keys of what waits for workers of which none is there any more."""
+
+    def wait_in_vain(dask_scheduler: Any = None) -> list[Any]:
+        there = dask_scheduler.workers.keys()
+        return [
+            task.key
+            for task in dask_scheduler.unrunnable
+            if task.worker_restrictions and there.isdisjoint(task.worker_restrictions)
+        ]
+
+    return wait_in_vain
 
 
 def has_dashboard() -> Any:

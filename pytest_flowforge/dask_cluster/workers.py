@@ -27,8 +27,8 @@ class Workers:
         self._client = client
         #: Threads of each worker, by address. Replaced as a whole.
         self.threads: Mapping[str, int] = {}
-        #: What workers have that Dask calls resources: the most that one of them has of each.
-        self.resources: Mapping[str, float] = {}
+        #: What each worker has that Dask calls resources. Replaced as a whole, too.
+        self.resources: Mapping[str, Mapping[str, float]] = {}
 
     def look(self, patience: float) -> None:
         """Find out who is there; raise what that raises when the scheduler does not answer in time."""
@@ -37,12 +37,20 @@ class Workers:
             workers: Mapping[str, Any] = asked.result(patience)["workers"]
         finally:
             asked.cancel()
-        resources: dict[str, float] = {}
-        for worker in workers.values():
-            for name, units in (worker.get("resources") or {}).items():
-                resources[name] = max(resources.get(name, 0.0), float(units))
-        self.resources = resources
+        self.resources = {address: worker.get("resources") or {} for address, worker in workers.items()}
         self.threads = {address: int(worker["nthreads"]) for address, worker in workers.items()}
+
+    def most(self, name: str) -> float:
+        """Return the most that a worker has of the resource *name*."""
+        return max((float(has.get(name, 0)) for has in self.resources.values()), default=0.0)
+
+    def that_have(self, resources: Mapping[str, float]) -> list[str]:
+        """Return the workers that have so much of these resources."""
+        return [
+            worker
+            for worker, has in self.resources.items()
+            if all(has.get(name, 0) >= units for name, units in resources.items())
+        ]
 
     def ask(self, worker: str, question: Callable[..., Any], *args: Any) -> Future[Any]:
         """Return the future of what a worker answers; None where it does not in time. No thread waits for that."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import pytest
 
 from pytest_flowforge.core.messages import Event, InstancesAdded, TaskMoved
+from pytest_flowforge.core.model import Failure, FailureKind, Lost
 from pytest_flowforge.core.states import FAILED_STATES, TaskState
 
 if TYPE_CHECKING:
@@ -228,7 +229,7 @@ class Reporter:
         Where *reports* do not say that it was, that report is still to be made of the item.
         """
         if self._notes and reports:
-            _note(reports, event.attempt)
+            _note(reports, event)
         if not self._properties or event.after is TaskState.RETRYING:
             return
         worker = "" if event.measures is None else event.measures.worker
@@ -265,11 +266,21 @@ class Reporter:
         hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
 
 
-def _note(reports: Sequence[pytest.TestReport], attempt: int) -> None:
-    """Have *reports* say in a line a task how long the attempt took, and which it was if not the first."""
+def _note(reports: Sequence[pytest.TestReport], event: TaskMoved) -> None:
+    """Have *reports* say in a line a task how long the attempt took, which it was if not the first, and how it failed.
+
+    For pytest and its lists it has failed, whether it was killed or out of time.
+    """
     took = f"{sum(report.duration for report in reports):.2f}s"
+    how = ""
+    if isinstance(event.outcome, Lost):
+        how = FailureKind.CRASHED.value
+    elif isinstance(event.outcome, Failure) and event.outcome.kind in (FailureKind.TIMED_OUT, FailureKind.CRASHED):
+        how = event.outcome.kind.value
+    attempt = f"attempt {event.attempt}" if event.attempt > 1 else ""
     for report in reports:
-        report.flowforge_note = f"{took}, attempt {attempt}" if attempt > 1 else took  # type: ignore[attr-defined]
+        told = (took, "" if report.passed else how, attempt)
+        report.flowforge_note = ", ".join(filter(None, told))  # type: ignore[attr-defined]
 
 
 @cache

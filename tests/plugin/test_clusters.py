@@ -121,6 +121,46 @@ def test_another_client_restarts_all_workers(
     assert states_in(pytester) == {"first": "success", "slow": "crashed"}
 
 
+def test_nothing_waits_for_a_worker_that_has_gone(flow: Flow) -> None:
+    # While one worker is told to end what does not end, the other one dies; then both are started anew.
+    flows = """
+        import os, time, pytest
+
+        @pytest.mark.timeout(1)
+        def flow_slow():
+            time.sleep(30)
+
+        @pytest.mark.retry(1)
+        def flow_dies():
+            os._exit(3)
+
+        @pytest.fixture
+        def late():
+            yield
+            time.sleep(3)
+
+        def flow_fails():
+            raise ValueError("no")
+
+        @pytest.mark.timeout(1)
+        def flow_ends(late):
+            pass
+    """
+    result = flow(flows, "-v", "--ff-executor", "dask", "--ff-workers", "2")
+    assert result.ret == _FAILED
+    result.assert_outcomes(passed=1, failed=3, errors=1)
+    result.stdout.re_match_lines_random(
+        [
+            r".*::flow_slow FAILED \([\d.]+s, timed out\)",
+            r".*::flow_dies RETRY \([\d.]+s, crashed\)",
+            r".*::flow_dies FAILED \([\d.]+s, crashed, attempt 2\)",
+            r".*::flow_fails FAILED \([\d.]+s\)",
+            r".*::flow_ends PASSED \([\d.]+s\)",
+            r".*::flow_ends ERROR \([\d.]+s, timed out\)",
+        ]
+    )
+
+
 # ---- schedulers that go ----------------------------------------------------------------------------------------------
 
 

@@ -26,7 +26,7 @@ from pytest_flowforge.dask_cluster.orders import Order
 from pytest_flowforge.dask_cluster.pool import DaskPool, Request, SchedulerGone, _Call
 from pytest_flowforge.dask_cluster.results import Keep
 from pytest_flowforge.dask_cluster.values import ValueThere
-from pytest_flowforge.dask_cluster.watchdog import others_on
+from pytest_flowforge.dask_cluster.watchdog import others_on, stranded
 from pytest_flowforge.dask_cluster.workers import in_background
 from pytest_flowforge.errors import ClusterUnreachable, ResultMissing
 from pytest_flowforge.executors.calls import pack, unpack
@@ -170,31 +170,28 @@ def test_what_others_dropped_was_lost(pool: DaskPool) -> None:
     assert _value(pool.submit(_request(_length, value=large))) == 4
 
 
-def test_what_a_worker_can_not_load_is_loaded_here(pool: DaskPool, tmp_path: Path) -> None:
+def _kept_nowhere(pool: DaskPool, tmp_path: Path, *, load: Callable[[], Any] | None = None) -> ValueThere:
+    """Stands for a value that no worker can load."""
     keep = Keep(str(tmp_path / "nowhere"), "", "20260101-000000-0000", ("json",), durable=False, proof=b"")
+    reload = partial(pool.load, keep, ["run", "segment", 0, 1, "json", "digest"])
+    return ValueThere(reload(), 100_000, pool.gather, "kept", load=load, reload=reload)
 
-    def reload() -> Any:
-        return pool.load(keep, ["run", "segment", 0, 1, "json", "digest"])
 
-    early = ValueThere(reload(), 100_000, pool.gather, "early", load=lambda: bytes(100_000), reload=reload)
+def test_what_a_worker_can_not_load_is_loaded_here(pool: DaskPool, tmp_path: Path) -> None:
+    early = _kept_nowhere(pool, tmp_path, load=lambda: bytes(100_000))
     futures = [pool.submit(_request(_length, value=early)) for _ in range(3)]
     assert [_value(future) for future in futures] == [100_000] * 3
     assert early.fetch() == bytes(100_000)
 
-    nowhere = ValueThere(reload(), 100_000, pool.gather, "nowhere", reload=reload)
-    with pytest.raises(ResultMissing, match="nowhere"):
+    nowhere = _kept_nowhere(pool, tmp_path)
+    with pytest.raises(ResultMissing, match="the result of kept could not be loaded"):
         _value(pool.submit(_request(_length, value=nowhere)))
 
 
 def test_a_call_lacked_a_value_also_when_that_is_there_by_now(
     pool: DaskPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keep = Keep(str(tmp_path / "nowhere"), "", "20260101-000000-0000", ("json",), durable=False, proof=b"")
-
-    def reload() -> Any:
-        return pool.load(keep, ["run", "segment", 0, 1, "json", "digest"])
-
-    early = ValueThere(reload(), 100_000, pool.gather, "early", load=lambda: bytes(100_000), reload=reload)
+    early = _kept_nowhere(pool, tmp_path, load=lambda: bytes(100_000))
     late: list[Callable[[], None]] = []
     on_done = pool._on_done
 
@@ -436,6 +433,39 @@ def test_what_waits_behind_a_call_that_does_not_end_goes_elsewhere(said: list[st
 def _nap() -> str:
     time.sleep(0.1)
     return "rested"
+
+
+def test_what_waits_for_workers_that_have_gone_goes_elsewhere(
+    pool: DaskPool, tmp_path: Path, end: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end.set()
+    (worker,) = pool.workers
+    with monkeypatch.context() as until_the_next_look:
+        until_the_next_look.setattr(pool._workers, "look", lambda _: None)
+        until_the_next_look.setattr(pool._workers, "threads", {worker: 2, "inproc://gone": 1})
+        until_the_next_look.setattr(pool._workers, "resources", {worker: {}, "inproc://gone": {}})
+        # Which would not be asked while there is another one.
+        pool._unlike.add(worker)
+        early = _kept_nowhere(pool, tmp_path, load=lambda: bytes(100_000))
+        futures = [pool.submit(_request(_nap)), pool.submit(_request(_length, value=early))]
+        _wait_until(lambda: len(pool._client.run_on_scheduler(stranded())) == 2)
+        assert not any(future.done() for future in futures)
+    assert [_value(future) for future in futures] == ["rested", 100_000]
+
+
+def test_only_workers_are_chosen_that_have_what_a_call_needs(pool: DaskPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool._workers, "look", lambda _: None)
+    monkeypatch.setattr(pool._workers, "threads", {"a": 1, "b": 1, "c": 1})
+    monkeypatch.setattr(pool._workers, "resources", {"a": {"GPU": 1.0}, "b": {"GPU": 2.0}, "c": {}})
+    assert pool._elsewhere() == {}
+    pool._unlike.add("a")
+    assert pool._elsewhere() == {"workers": ["b", "c"]}
+    assert pool._elsewhere({"GPU": 1}) == {"workers": ["b"]}
+    # There is no choice.
+    assert pool._elsewhere({"GPU": 2}) == {}
+    assert pool._elsewhere({"TPU": 1}) == {}
+    pool._unlike.add("b")
+    assert pool._elsewhere({"GPU": 1}) == {}
 
 
 def _take_all_threads(pool: DaskPool) -> None:
