@@ -7,6 +7,7 @@ import ipaddress
 import logging
 import os
 from contextlib import ExitStack, suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,17 +21,21 @@ from pytest_flowforge.errors import ClusterError, ClusterUnreachable
 from pytest_flowforge.failures import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 __all__ = ["Cluster", "connect", "start"]
 
 
 class Cluster:
-    """A cluster that we have a client of. ``is_ours`` tells that it was started here, and goes when it is closed."""
+    """A cluster that we have a client of. ``is_ours`` tells that it was started here, and goes when it is closed.
 
-    def __init__(self, client: Any, cluster: Any = None) -> None:
+    One of ours is to have *workers* workers.
+    """
+
+    def __init__(self, client: Any, cluster: Any = None, workers: int = 0) -> None:
         self.client = client
         self._cluster = cluster
+        self._workers = workers
 
     @property
     def is_ours(self) -> bool:
@@ -60,6 +65,15 @@ class Cluster:
         except ValueError:
             here = host == "localhost"
         return scheme in ("tcp", "ws") and not here
+
+    @property
+    def replenish(self) -> Callable[[], None] | None:
+        """What starts workers that are missing; None where that is not for us to do.
+
+        Their nannies do so by themselves, but for a worker that dies just when its nanny has started it: Dask lets that
+        one go after a while (``distributed.deploy.lost-worker-timeout``), and starts another one when it is asked to.
+        """
+        return partial(self._cluster.scale, self._workers) if self.is_ours else None
 
     def check_workers(self, patience: float) -> None:
         """Raise :class:`ClusterError` when workers can not make our calls, because of what is installed there.
@@ -195,7 +209,7 @@ def start(workers: int, patience: float) -> Cluster:
             raise ClusterUnreachable(msg) from error
         stack.pop_all()
     _restore(before)
-    return Cluster(client, cluster)
+    return Cluster(client, cluster, workers)
 
 
 def _restore(environment: Mapping[str, str]) -> None:

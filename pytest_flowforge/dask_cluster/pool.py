@@ -137,8 +137,9 @@ class DaskPool(Executor):
 
     ``orders`` makes the order for a call from its key, topic and request. ``most`` is how many calls are made at a time
     (None: as many as the workers have threads). ``patience`` is how many seconds the scheduler may be silent, ``grace``
-    how many a call has to end whose time is up. ``close`` frees what was started for the pool, which is the cluster if
-    that ``is_ours``; ``tell`` takes sentences for people, and ``alert`` those that they are to see while it waits.
+    how many a call has to end whose time is up. ``close`` frees what was started for the pool; ``replenish`` starts
+    workers that are missing, of a cluster that goes with the pool (None: it is one of others). ``tell`` takes sentences
+    for people, and ``alert`` those that they are to see while it waits.
 
     Raises :class:`~pytest_flowforge.errors.ClusterUnreachable` when the scheduler does not answer.
     """
@@ -153,7 +154,7 @@ class DaskPool(Executor):
         patience: float,
         grace: float,
         close: Callable[[], None],
-        is_ours: bool,
+        replenish: Callable[[], None] | None,
         tell: Callable[[str], None],
         alert: Callable[[str], None],
     ) -> None:
@@ -163,7 +164,7 @@ class DaskPool(Executor):
         self._most = most
         self._patience = patience
         self._free = close
-        self._is_ours = is_ours
+        self._replenish = replenish
         self._tell = tell
         self._alert = alert
         self._topic = f"{PREFIX}{run}"
@@ -196,6 +197,8 @@ class DaskPool(Executor):
                 in_background(client.register_plugin, plugin).result(patience)
             client.subscribe_topic(self._topic, self._on_event)
             self._workers.look(patience)
+            #: How many workers there were.
+            self._first = len(self.workers)
         except Exception as error:
             raise unreachable(error, patience) from error
         self._stopping = Stopping(client, run, self._workers, self, patience=patience, grace=grace, tell=tell)
@@ -309,7 +312,7 @@ class DaskPool(Executor):
             self._sender.join(self._patience)
             with self._lock:
                 calls, self._calls = list(self._calls.values()), {}
-            if not self.lost and not self._is_ours:
+            if not self.lost and self._replenish is None:
                 self._stopping.hurry()
                 self._give_up(calls)
                 until = time.monotonic() + _FAREWELL
@@ -619,6 +622,9 @@ class DaskPool(Executor):
             if full >= _FULL:
                 self._lose("calls that do not end have taken all threads of its workers", is_silent=False)
                 return
+            if self._replenish is not None and len(self.workers) < self._first:
+                with suppress(Exception):
+                    self._replenish()
             self._look_at_new_ones()
             if self._chooses:
                 self._take_back_stranded()

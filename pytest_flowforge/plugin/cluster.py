@@ -66,7 +66,7 @@ class ClusterBackend(PoolBackend):
                 patience=options.timeout,
                 grace=work.grace,
                 close=self._cluster.close,
-                is_ours=self._cluster.is_ours,
+                replenish=self._cluster.replenish,
                 tell=work.tell,
                 alert=self._alert,
             )

@@ -60,7 +60,7 @@ class ClusterPlace(InPool):
                 patience=_PATIENCE,
                 grace=_GRACE,
                 close=close,
-                is_ours=client is None,
+                replenish=cluster.replenish,
                 tell=tell,
                 alert=tell,
             )

@@ -17,10 +17,11 @@ import pytest
 
 pytest.importorskip("distributed")
 
+import dask
 from distributed import Client, LocalCluster
 from distributed.batched import BatchedSend
 
-from pytest_flowforge.dask_cluster import orders, stopping
+from pytest_flowforge.dask_cluster import connecting, orders, stopping
 from pytest_flowforge.dask_cluster import pool as pool_module
 from pytest_flowforge.dask_cluster.orders import Order
 from pytest_flowforge.dask_cluster.pool import DaskPool, Request, SchedulerGone, _Call
@@ -56,7 +57,14 @@ def pool(cluster: Any, said: list[str]) -> Iterator[DaskPool]:
     pool.shutdown()
 
 
-def _pool_of(client: Any, said: list[str], *, close: Callable[[], None], patience: float = 5.0) -> DaskPool:
+def _pool_of(
+    client: Any,
+    said: list[str],
+    *,
+    close: Callable[[], None],
+    patience: float = 5.0,
+    replenish: Callable[[], None] | None = None,
+) -> DaskPool:
     return DaskPool(
         client,
         uuid.uuid4().hex[:8],
@@ -65,7 +73,7 @@ def _pool_of(client: Any, said: list[str], *, close: Callable[[], None], patienc
         patience=patience,
         grace=0.2,
         close=close,
-        is_ours=False,
+        replenish=replenish,
         tell=said.append,
         alert=said.append,
     )
@@ -451,6 +459,18 @@ def test_what_waits_for_workers_that_have_gone_goes_elsewhere(
         _wait_until(lambda: len(pool._client.run_on_scheduler(stranded())) == 2)
         assert not any(future.done() for future in futures)
     assert [_value(future) for future in futures] == ["rested", 100_000]
+
+
+@pytest.mark.usefixtures("end")
+def test_workers_of_a_cluster_of_ours_that_have_gone_for_good_are_replaced(said: list[str]) -> None:
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "100 ms"}):
+        cluster = connecting.start(1, 30.0)
+        pool = _pool_of(cluster.client, said, close=cluster.close, replenish=cluster.replenish)
+        (nanny,) = cluster._cluster.workers.values()
+        cluster._cluster.sync(nanny.close)
+        _wait_until(lambda: not pool.workers)
+        assert pool.submit(_request(lambda: "by another one")).result(60)
+        pool.shutdown()
 
 
 def test_only_workers_are_chosen_that_have_what_a_call_needs(pool: DaskPool, monkeypatch: pytest.MonkeyPatch) -> None:
