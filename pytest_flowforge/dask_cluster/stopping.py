@@ -7,6 +7,7 @@ one question to a worker at a time, for all of its calls.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from concurrent.futures import CancelledError
@@ -48,6 +49,10 @@ _LAST = 2.0
 
 #: How often in a row a worker may leave a question unanswered before it counts as busy with what does not end.
 _DEAF = 2
+
+
+#: How many other workers are asked whether they can take the values of one that is started anew.
+_ASKED = 8
 
 
 class State(Enum):
@@ -337,9 +342,20 @@ class Stopping:
 
     def _save(self, worker: str) -> None:
         """Have values that only this worker has copied to another one."""
-        elsewhere = [other for other in self._workers.threads if other != worker]
         held = [key for key in self._client.has_what([worker]).get(worker, ()) if key in self._client.futures]
-        if elsewhere and held:
+        if not held:
+            return
+        others = (other for other in self._workers.threads if other != worker)
+        answering = self._that_answer([worker, *itertools.islice(others, _ASKED)])
+        if answering[:1] == [worker] and len(answering) > 1:
             from distributed import Future as DaskFuture  # noqa: PLC0415 - an extra
 
-            self._client.replicate([DaskFuture(key, self._client) for key in held], n=1, workers=elsewhere)
+            self._client.replicate([DaskFuture(key, self._client) for key in held], n=1, workers=answering[1:])
+
+    def _that_answer(self, workers: Sequence[str]) -> list[str]:
+        """Return those of *workers* that answer. One that is busy with a loop in C takes no value, and gives none.
+
+        The scheduler would wait for it, and do no other such work, of anybody, meanwhile.
+        """
+        asked = [(worker, self._workers.ask(worker, running, ())) for worker in workers]
+        return [worker for worker, answer in asked if answer.result(2 * ANSWER) is not None]

@@ -473,6 +473,34 @@ def test_workers_of_a_cluster_of_ours_that_have_gone_for_good_are_replaced(said:
         pool.shutdown()
 
 
+@pytest.mark.parametrize(
+    ("deaf", "targets"),
+    [((), ["other", "third"]), (("other",), ["third"]), (("other", "third"), None), (("it",), None)],
+)
+def test_values_are_saved_from_and_to_workers_that_answer(
+    monkeypatch: pytest.MonkeyPatch, deaf: tuple[str, ...], targets: list[str] | None
+) -> None:
+    monkeypatch.setattr("distributed.Future", lambda key, _: key)
+    saved: list[Any] = []
+
+    def ask(worker: str, *_: Any) -> Future[Any]:
+        answer: Future[Any] = Future()
+        answer.set_result(None if worker in deaf else [])
+        return answer
+
+    client = SimpleNamespace(
+        futures={"key"},
+        has_what=lambda workers: dict.fromkeys(workers, ("key", "of others")),
+        replicate=lambda futures, **options: saved.append((futures, options)),
+    )
+    workers: Any = SimpleNamespace(threads={"other": 1, "it": 1, "third": 1}, ask=ask)
+    owner: Any = None
+    its = stopping.Stopping(client, "run", workers, owner, patience=1.0, grace=1.0, tell=saved.append)
+    its._save("it")
+    its.close()
+    assert saved == ([] if targets is None else [(["key"], {"n": 1, "workers": targets})])
+
+
 def test_only_workers_are_chosen_that_have_what_a_call_needs(pool: DaskPool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool._workers, "look", lambda _: None)
     monkeypatch.setattr(pool._workers, "threads", {"a": 1, "b": 1, "c": 1})
