@@ -91,6 +91,9 @@ def make_call(order: Order, inputs: Mapping[str, Any]) -> Any:
 
     worker = get_worker()
     try:
+        if worker.batched_stream.buffer or worker.batched_stream.next_deadline is not None:
+            # What others came to is not to be lost with a call that kills its worker at once.
+            _wait_until_told(worker)
         # Before anybody knows that it begins, and asks.
         with _LOCK:
             _RUNNING[order.key] = threading.get_ident()

@@ -52,6 +52,9 @@ _FAREWELL = 12.0
 #: Looks in a row at which all threads have to be taken by calls that do not end, before the run is over.
 _FULL = 3
 
+#: Seconds after which all calls are known that a worker had when it died.
+_TOGETHER = 0.1
+
 #: How often a call is handed over that has not begun when it came back.
 _MOST_SENT = 4
 
@@ -131,6 +134,11 @@ class _Call:
     #: When Dask said that it has ended.
     silent_since: float = 0.0
 
+    @property
+    def number(self) -> int:
+        """Its place in the order in which calls are handed over."""
+        return int(self.key.rpartition("-")[2])
+
 
 class DaskPool(Executor):
     """Calls on the cluster of *client*.
@@ -175,6 +183,8 @@ class DaskPool(Executor):
         #: Workers that we have had restarted, or that have died: how many calls had begun there.
         self._deaths: dict[str, int] = {}
         self._workers = Workers(client)
+        #: Calls that may not have begun when their worker died, by its address.
+        self._killed: dict[str, list[tuple[_Call, Any]]] = {}
         #: Workers that have said what is installed there, and those of them where that is not as it is here.
         self._known: set[str] = set()
         self._unlike: set[str] = set()
@@ -299,7 +309,7 @@ class DaskPool(Executor):
         return told or ""
 
     def _new_key(self, name: str) -> str:
-        return f"{PREFIX}{re.sub(_NOT_IN_KEYS, '_', name)}-{self._run}-{next(self._numbers)}"
+        return f"{PREFIX}{re.sub(_NOT_IN_KEYS, '_', name)}-{self._run}-{next(self._numbers):06}"
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002, ARG002 - as in Executor
         """Stop what goes on, and free the cluster of us."""
@@ -484,13 +494,10 @@ class DaskPool(Executor):
             self._send_again(call, there)
         elif status == "error":
             error = there.exception(timeout=ANSWER)
-            if not _is_death(error):
-                self._end(call, error=_of_dask(error))
-            elif self._had_begun(call, error):
-                where = getattr(getattr(error, "last_worker", None), "address", "") or call.worker
-                self._end(call, error=WorkerDied(f"its worker {where} died" if where else "its worker died"))
+            if _is_death(error):
+                self._on_death(call, there, getattr(error, "last_worker", None))
             else:
-                self._send_again(call, there)
+                self._end(call, error=_of_dask(error))
         elif self._is_disconnected():
             # Whatever goes on there, the scheduler has forgotten whose it is.
             self._lose("the connection was lost")
@@ -506,21 +513,37 @@ class DaskPool(Executor):
             return False
         return any(is_lost(one) for one in call.given)
 
-    def _had_begun(self, call: _Call, death: Any) -> bool:
-        """Whether *call* may have begun at the worker that died; what waits in a queue there has not.
-
-        A worker that dies in the first moment of a call has no time to tell that it has begun. So a call counts as
-        begun unless others are known to have taken all threads.
-        """
-        worker = getattr(death, "last_worker", None)
+    def _on_death(self, call: _Call, there: Any, worker: Any) -> None:
+        """The worker that was to make *call* has died; what waited there for a thread has not begun."""
         address, threads = getattr(worker, "address", call.worker), getattr(worker, "nthreads", 1)
         with self._lock:
             if call.worker:
                 self._deaths[address] = self._deaths.get(address, 0) + 1
-                return True
-            begun = self._deaths.get(address, 0)
-            begun += sum(one.worker == address for one in self._calls.values())
-        return begun < threads or call.sent >= _MOST_SENT
+            else:
+                killed = self._killed.setdefault(address, [])
+                killed.append((call, there))
+        if call.worker:
+            self._end(call, error=_death_of(address))
+        elif len(killed) == 1:
+            in_background(self._judge, address, threads)
+
+    def _judge(self, address: str, threads: int) -> None:
+        """Tell what had begun at a worker that died from what had not: it had no time to say so of the last ones.
+
+        They begin in the order in which they came, and none before what others came to is on its way.
+        """
+        self._closed.wait(_TOGETHER)
+        with self._lock:
+            killed = self._killed.pop(address, [])
+            known = self._deaths.get(address, 0) + sum(one.worker == address for one in self._calls.values())
+            free = max(threads - known, 0)
+            self._deaths[address] = known + min(free, len(killed))
+        killed.sort(key=lambda one: (-one[0].request.priority, one[0].number))
+        for at, (call, there) in enumerate(killed):
+            if at < free or call.sent >= _MOST_SENT:
+                self._end(call, error=_death_of(address))
+            else:
+                self._send_again(call, there)
 
     def _fetch(self, call: _Call, there: Any) -> None:
         try:
@@ -704,6 +727,10 @@ def _set(here: Future[Any], answer: Answer) -> None:
 
 def _is_death(error: BaseException | None) -> bool:
     return type(error).__name__ == "KilledWorker"
+
+
+def _death_of(address: str) -> WorkerDied:
+    return WorkerDied(f"its worker {address} died" if address else "its worker died")
 
 
 def _of_dask(error: BaseException | None) -> BaseException:

@@ -161,6 +161,23 @@ def test_nothing_waits_for_a_worker_that_has_gone(flow: Flow) -> None:
     )
 
 
+def test_who_waits_behind_what_kills_a_worker_has_lost_nothing(flow: Flow) -> None:
+    # Quick calls wait at workers for each other. One that dies at once has no time to say that it has begun.
+    flows = """
+        import os, pytest
+
+        @pytest.mark.parametrize("number", range(40))
+        def flow_quick(number):
+            if number % 10 == 7:
+                os._exit(1)
+            return number
+    """
+    result = flow(flows, "--ff-executor", "dask", "--ff-workers", "1")
+    result.assert_outcomes(passed=36, failed=4)
+    for number in (7, 17, 27, 37):
+        result.stdout.fnmatch_lines_random([f"FAILED *::flow_quick[[]{number}] - its worker * died"])
+
+
 # ---- schedulers that go ----------------------------------------------------------------------------------------------
 
 

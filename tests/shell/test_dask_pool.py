@@ -377,25 +377,49 @@ def test_others_are_all_but_this_run(cluster: Any, pool: DaskPool) -> None:
     assert large.fetch()
 
 
-def test_what_waits_at_a_worker_that_dies_has_not_begun(pool: DaskPool) -> None:
-    began = _HELD["event"] = threading.Event()
-    future = pool.submit(_request(_wait_long))
-    assert began.wait(10)
-    _wait_until(future.running)
-    (call,) = pool._calls.values()
-    waiting = _Call("waiting", call.request, Future(), sent=1)
-
-    def death(threads: int) -> Any:
-        return SimpleNamespace(last_worker=SimpleNamespace(address=call.worker, nthreads=threads))
-
-    # Who has taken the only thread is known.
-    assert not pool._had_begun(waiting, death(1))
-    # It may have had the other one, and had no time to tell.
-    assert pool._had_begun(waiting, death(2))
-    assert pool._had_begun(call, death(1))
-    waiting.sent = 9
-    assert pool._had_begun(waiting, death(1))
-    pool.abandon(future)
+@pytest.mark.parametrize(
+    ("threads", "known", "first", "often", "died"),
+    [
+        (1, (), 0, (), {1}),
+        (2, (), 0, (), {1, 2}),
+        # Who has taken the only thread is known, or one of two.
+        (1, (3,), 0, (), {3}),
+        (2, (3,), 0, (), {1, 3}),
+        # One of a higher priority is before the others.
+        (1, (), 2, (), {2}),
+        # It has been there before.
+        (1, (), 0, (4,), {1, 4}),
+        (8, (), 0, (), {1, 2, 3, 4}),
+    ],
+)
+def test_who_had_begun_at_a_worker_that_died(
+    pool: DaskPool,
+    monkeypatch: pytest.MonkeyPatch,
+    threads: int,
+    known: tuple[int, ...],
+    first: int,
+    often: tuple[int, ...],
+    died: set[int],
+) -> None:
+    again: set[int] = set()
+    monkeypatch.setattr(pool, "_send_again", lambda call, _: again.add(call.number))
+    calls = [
+        _Call(
+            f"flowforge:any-{pool._run}-{number:06}",
+            replace(_request(_nap), priority=number == first),
+            Future(),
+            worker="gone" if number in known else "",
+            sent=4 if number in often else 1,
+        )
+        for number in range(1, 5)
+    ]
+    pool._calls.update({call.key: call for call in calls})
+    # They come in any order.
+    for call in reversed(calls):
+        pool._on_death(call, None, SimpleNamespace(address="gone", nthreads=threads))
+    _wait_until(lambda: len(again) + sum(call.here.done() for call in calls) == 4)
+    assert {call.number for call in calls if call.here.done()} == died
+    assert again == {1, 2, 3, 4} - died
 
 
 def _wait_in_spite_of_all() -> None:
