@@ -404,5 +404,5 @@ def test_what_was_ended_from_outside_took_its_time(flow: Flow) -> None:
             time.sleep(5)
     """
     result = flow(source, *_THREADS, "-v", "--junitxml=it.xml")
-    [seconds] = re.findall(r"flow_sleeps FAILED \((\d+\.\d\d)s\)", result.stdout.str())
+    [seconds] = re.findall(r"flow_sleeps FAILED \((\d+\.\d\d)s, timed out\)", result.stdout.str())
     assert 0.3 <= float(seconds) < 5
