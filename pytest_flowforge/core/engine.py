@@ -31,6 +31,7 @@ from pytest_flowforge.core.messages import (
     TaskExpanded,
     TaskMoved,
     TimeReached,
+    state_after,
 )
 from pytest_flowforge.core.model import (
     Branch,
@@ -39,7 +40,6 @@ from pytest_flowforge.core.model import (
     Lost,
     Measures,
     Outcome,
-    Skipped,
     Success,
     Task,
     TaskId,
@@ -74,14 +74,6 @@ class RunPolicy:
 
 
 _DEFAULT_POLICY = RunPolicy()
-
-#: The state in which a failure of each kind ends.
-_FAILED_AS = {
-    FailureKind.ERROR: TaskState.FAILED,
-    FailureKind.TIMED_OUT: TaskState.TIMED_OUT,
-    FailureKind.CRASHED: TaskState.CRASHED,
-    FailureKind.INTERRUPTED: TaskState.INTERRUPTED,
-}
 
 #: How an upstream that blocks others has ended, in words.
 _ENDED = {
@@ -448,7 +440,7 @@ class Engine:
 
     def _end(self, position: int, outcome: Outcome, at: float, because: str, measures: Measures | None = None) -> None:
         """End *position*, which runs, with the *outcome* of its last attempt."""
-        after = _end_state(outcome)
+        after = state_after(outcome)
         if after is TaskState.SKIPPED:
             self._skips[position] = (position, because)
         elif isinstance(outcome, Success) and outcome.branch is not None:
@@ -732,14 +724,14 @@ class Engine:
             outcome = self._failures.pop(position)
             self._resting.pop(position, None)
             because = f"not tried again: {reason}"
-            self._move(position, _end_state(outcome), at, because=because, outcome=outcome)
+            self._move(position, state_after(outcome), at, because=because, outcome=outcome)
 
     def _end_running(self, positions: list[int], outcome: Outcome, at: float) -> list[int]:
         """End the attempts at *positions* in flight with *outcome*, and have them cancelled; return *positions*."""
         for position in positions:
             self._commands.append(CancelAttempt(self._ids[position], self._running[position]))
             self._free(position)
-            self._move(position, _end_state(outcome), at, because=_in_words(outcome), outcome=outcome)
+            self._move(position, state_after(outcome), at, because=_in_words(outcome), outcome=outcome)
         return positions
 
     def _lose_all(self, lost: ExecutorLost, at: float) -> None:
@@ -830,14 +822,6 @@ def _ranking(tasks: Sequence[Task], ranks: Sequence[Any] | None) -> tuple[Sequen
     for place, position in enumerate(by_rank):
         rank[position] = place
     return by_rank, rank
-
-
-def _end_state(outcome: Outcome) -> TaskState:
-    if isinstance(outcome, Success):
-        return TaskState.SUCCESS
-    if isinstance(outcome, Failure):
-        return _FAILED_AS[outcome.kind]
-    return TaskState.SKIPPED if isinstance(outcome, Skipped) else TaskState.CRASHED
 
 
 def _in_words(outcome: Outcome) -> str:

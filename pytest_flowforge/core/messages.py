@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
-from pytest_flowforge.core.model import Measures, Outcome, Task, TaskId
+from pytest_flowforge.core.model import Failure, FailureKind, Measures, Outcome, Skipped, Success, Task, TaskId
 from pytest_flowforge.core.states import TaskState
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ __all__ = [
     "TaskExpanded",
     "TaskMoved",
     "TimeReached",
+    "state_after",
 ]
 
 
@@ -214,3 +215,21 @@ class Reaction:
 
     commands: tuple[Command, ...] = ()
     events: tuple[Event, ...] = ()
+
+
+#: The state in which a failure of each kind ends.
+_FAILED_AS = {
+    FailureKind.ERROR: TaskState.FAILED,
+    FailureKind.TIMED_OUT: TaskState.TIMED_OUT,
+    FailureKind.CRASHED: TaskState.CRASHED,
+    FailureKind.INTERRUPTED: TaskState.INTERRUPTED,
+}
+
+
+def state_after(outcome: Outcome) -> TaskState:
+    """Return the state in which an attempt with *outcome* leaves its task, unless another attempt follows."""
+    if isinstance(outcome, Success):
+        return TaskState.SUCCESS
+    if isinstance(outcome, Failure):
+        return _FAILED_AS[outcome.kind]
+    return TaskState.SKIPPED if isinstance(outcome, Skipped) else TaskState.CRASHED

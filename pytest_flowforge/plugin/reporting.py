@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import pytest
 
-from pytest_flowforge.core.messages import Event, InstancesAdded, TaskMoved
-from pytest_flowforge.core.model import Failure, FailureKind, Lost
+from pytest_flowforge.core.messages import Event, InstancesAdded, TaskMoved, state_after
 from pytest_flowforge.core.states import FAILED_STATES, TaskState
 
 if TYPE_CHECKING:
@@ -272,15 +271,16 @@ def _note(reports: Sequence[pytest.TestReport], event: TaskMoved) -> None:
     For pytest and its lists it has failed, whether it was killed or out of time.
     """
     took = f"{sum(report.duration for report in reports):.2f}s"
-    how = ""
-    if isinstance(event.outcome, Lost):
-        how = FailureKind.CRASHED.value
-    elif isinstance(event.outcome, Failure) and event.outcome.kind in (FailureKind.TIMED_OUT, FailureKind.CRASHED):
-        how = event.outcome.kind.value
+    state = event.after if event.outcome is None else state_after(event.outcome)
+    how = state.value if state in _TOLD_APART else ""
     attempt = f"attempt {event.attempt}" if event.attempt > 1 else ""
     for report in reports:
         told = (took, "" if report.passed else how, attempt)
         report.flowforge_note = ", ".join(filter(None, told))  # type: ignore[attr-defined]
+
+
+#: States of failures between which pytest makes no difference.
+_TOLD_APART = frozenset({TaskState.TIMED_OUT, TaskState.CRASHED})
 
 
 @cache
