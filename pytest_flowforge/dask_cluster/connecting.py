@@ -27,19 +27,12 @@ __all__ = ["Cluster", "connect", "start"]
 
 
 class Cluster:
-    """A cluster that we have a client of. ``is_ours`` tells that it was started here, and goes when it is closed.
-
-    One of ours is to have *workers* workers.
-    """
+    """What *client* is one of. *cluster* was started here, with so many *workers*, and goes when this is closed."""
 
     def __init__(self, client: Any, cluster: Any = None, workers: int = 0) -> None:
         self.client = client
         self._cluster = cluster
         self._workers = workers
-
-    @property
-    def is_ours(self) -> bool:
-        return self._cluster is not None
 
     @property
     def address(self) -> str:
@@ -73,7 +66,7 @@ class Cluster:
         Their nannies do so by themselves, but for a worker that dies just when its nanny has started it: Dask lets that
         one go after a while (``distributed.deploy.lost-worker-timeout``), and starts another one when it is asked to.
         """
-        return partial(self._cluster.scale, self._workers) if self.is_ours else None
+        return None if self._cluster is None else partial(self._cluster.scale, self._workers)
 
     def check_workers(self, patience: float) -> None:
         """Raise :class:`ClusterError` when workers can not make our calls, because of what is installed there.

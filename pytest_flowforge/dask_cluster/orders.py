@@ -91,14 +91,14 @@ def make_call(order: Order, inputs: Mapping[str, Any]) -> Any:
 
     worker = get_worker()
     try:
-        if worker.batched_stream.buffer or worker.batched_stream.next_deadline is not None:
-            # What others came to is not to be lost with a call that kills its worker at once.
-            _wait_until_told(worker)
+        # What others came to is not to be lost with a call that kills its worker at once.
+        stream = worker.batched_stream
+        waits = order.is_limited or bool(stream.buffer) or stream.next_deadline is not None
         # Before anybody knows that it begins, and asks.
         with _LOCK:
             _RUNNING[order.key] = threading.get_ident()
         worker.log_event(order.topic, {"key": order.key, "began": worker.address})
-        if order.is_limited:
+        if waits:
             _wait_until_told(worker)
         done = _made(order, inputs, worker)
         facts: dict[str, Any] = {"key": order.key, "took": done.came.seconds, "came": done.data}

@@ -16,7 +16,6 @@ from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future,
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pytest_flowforge.dask_cluster.likeness import SAME_THERE, differences, facts_of
@@ -60,9 +59,6 @@ _MOST_SENT = 4
 
 #: Seconds after which a call that Dask says has ended, and that told nothing, is given up.
 _SILENCE = 10.0
-
-
-_NONE: Mapping[str, float] = MappingProxyType({})
 
 
 class SchedulerGone(BrokenExecutor):
@@ -253,7 +249,7 @@ class DaskPool(Executor):
     def load(self, keep: Keep, ref: Sequence[Any]) -> Any:
         """Have a worker load a stored result; return the future of that."""
         options = {"key": self._new_key("load"), "pure": False, "retries": 0}
-        return self._client.submit(load_result, keep, ref, **options, **self._elsewhere())
+        return self._client.submit(load_result, keep, ref, **options, **self._elsewhere({}))
 
     def _put(self, value: Any) -> Any:
         """Put a value on the cluster; return the future of that."""
@@ -405,7 +401,7 @@ class DaskPool(Executor):
             if is_unwanted:
                 self._give_up([call])
 
-    def _elsewhere(self, resources: Mapping[str, float] = _NONE) -> dict[str, Any]:
+    def _elsewhere(self, resources: Mapping[str, float]) -> dict[str, Any]:
         """Options for Dask: to ask no worker that is busy with what nobody wants, or not like this process.
 
         Those that are asked may go. What then waits for them is taken back, for Dask would let it wait.

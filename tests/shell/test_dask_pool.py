@@ -529,9 +529,9 @@ def test_only_workers_are_chosen_that_have_what_a_call_needs(pool: DaskPool, mon
     monkeypatch.setattr(pool._workers, "look", lambda _: None)
     monkeypatch.setattr(pool._workers, "threads", {"a": 1, "b": 1, "c": 1})
     monkeypatch.setattr(pool._workers, "resources", {"a": {"GPU": 1.0}, "b": {"GPU": 2.0}, "c": {}})
-    assert pool._elsewhere() == {}
+    assert pool._elsewhere({}) == {}
     pool._unlike.add("a")
-    assert pool._elsewhere() == {"workers": ["b", "c"]}
+    assert pool._elsewhere({}) == {"workers": ["b", "c"]}
     assert pool._elsewhere({"GPU": 1}) == {"workers": ["b"]}
     # There is no choice.
     assert pool._elsewhere({"GPU": 2}) == {}
