@@ -30,7 +30,7 @@ from pytest_flowforge.dask_cluster.values import ValueThere
 from pytest_flowforge.dask_cluster.watchdog import others_on, stranded
 from pytest_flowforge.dask_cluster.workers import in_background
 from pytest_flowforge.errors import ClusterUnreachable, ResultMissing
-from pytest_flowforge.executors.calls import pack, unpack
+from pytest_flowforge.executors.calls import Returned, pack, unpack
 from pytest_flowforge.executors.futures import KnowingPool
 
 if TYPE_CHECKING:
@@ -669,6 +669,36 @@ def test_a_call_begins_when_that_was_written(cluster: Any, monkeypatch: pytest.M
     told.result(10)
     assert written[0] == "began"
     loop.add_callback(stream.close)
+
+
+@pytest.mark.parametrize(
+    ("is_limited", "buffer", "deadline", "waits"),
+    [
+        (False, [], None, False),
+        (True, [], None, True),
+        (False, ["what another one came to"], None, True),
+        (False, [], 9.0, True),
+    ],
+)
+def test_a_call_begins_when_what_came_before_it_is_told(
+    monkeypatch: pytest.MonkeyPatch, *, is_limited: bool, buffer: list[str], deadline: float | None, waits: bool
+) -> None:
+    happened: list[str] = []
+    worker = SimpleNamespace(
+        address="inproc://it",
+        batched_stream=SimpleNamespace(buffer=buffer, next_deadline=deadline),
+        log_event=lambda _, told: happened.append("began" if "began" in told else "ended"),
+    )
+
+    def made(*_: Any) -> orders._Done:
+        happened.append("made")
+        return orders._Done(Returned(), b"")
+
+    monkeypatch.setattr("distributed.get_worker", lambda: worker)
+    monkeypatch.setattr(orders, "_wait_until_told", lambda _: happened.append("waited"))
+    monkeypatch.setattr(orders, "_made", made)
+    orders.make_call(Order("key", "topic", b"", is_limited=is_limited, previews=False, keep=None, paths=()), {})
+    assert happened == ["began", *["waited"] * waits, "made", "ended"]
 
 
 def _wait_until(condition: Callable[[], object]) -> None:
