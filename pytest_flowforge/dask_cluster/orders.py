@@ -93,13 +93,13 @@ def make_call(order: Order, inputs: Mapping[str, Any]) -> Any:
     try:
         # What others came to is not to be lost with a call that kills its worker at once.
         stream = worker.batched_stream
-        waits = order.is_limited or bool(stream.buffer) or stream.next_deadline is not None
+        is_told = not stream.buffer and stream.next_deadline is None
         # Before anybody knows that it begins, and asks.
         with _LOCK:
             _RUNNING[order.key] = threading.get_ident()
         worker.log_event(order.topic, {"key": order.key, "began": worker.address})
-        if waits:
-            _wait_until_told(worker)
+        if order.is_limited or not is_told:
+            _wait_until_told(worker, is_written=order.is_limited)
         done = _made(order, inputs, worker)
         facts: dict[str, Any] = {"key": order.key, "took": done.came.seconds, "came": done.data}
         if done.stays:
@@ -197,18 +197,21 @@ def _unsendable(came: Returned, value: Any, wrong: BaseException | None) -> _Don
     return _Done(came, packed(came))
 
 
-def _wait_until_told(worker: Any) -> None:
-    """Wait until what *worker* has to tell is on its way: a call can keep the interpreter to itself from then on."""
+def _wait_until_told(worker: Any, *, is_written: bool = True) -> None:
+    """Wait until what *worker* has to tell is on its way: a call can keep the interpreter to itself from then on.
+
+    Mostly it is written then; with ``is_written`` it certainly is, which takes two or three times as long.
+    """
     told = threading.Event()
     stream = worker.batched_stream
 
     async def wait() -> None:
         while stream.buffer:  # noqa: ASYNC110 - there is no event for that
             await asyncio.sleep(_MOMENT)
-        # What was taken from there is written in a later turn of the loop, which may never come once the call is made.
-        # It is written when nothing is left to do, or when the next batch is.
+        # What was taken from there may be written in a later turn of the loop, which may never come once the call is
+        # made. It is written when nothing is left to do, or when the next batch is.
         batch = stream.batch_count
-        while stream.next_deadline is not None and stream.batch_count == batch:  # noqa: ASYNC110 - nor for that
+        while is_written and stream.next_deadline is not None and stream.batch_count == batch:  # noqa: ASYNC110 - nor for that
             await asyncio.sleep(_MOMENT)
         told.set()
 

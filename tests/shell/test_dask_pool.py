@@ -674,14 +674,14 @@ def test_a_call_begins_when_that_was_written(cluster: Any, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("is_limited", "buffer", "deadline", "waits"),
     [
-        (False, [], None, False),
-        (True, [], None, True),
-        (False, ["what another one came to"], None, True),
-        (False, [], 9.0, True),
+        (False, [], None, []),
+        (True, [], None, ["written"]),
+        (False, ["what another one came to"], None, ["on its way"]),
+        (False, [], 9.0, ["on its way"]),
     ],
 )
 def test_a_call_begins_when_what_came_before_it_is_told(
-    monkeypatch: pytest.MonkeyPatch, *, is_limited: bool, buffer: list[str], deadline: float | None, waits: bool
+    monkeypatch: pytest.MonkeyPatch, *, is_limited: bool, buffer: list[str], deadline: float | None, waits: list[str]
 ) -> None:
     happened: list[str] = []
     worker = SimpleNamespace(
@@ -695,10 +695,12 @@ def test_a_call_begins_when_what_came_before_it_is_told(
         return orders._Done(Returned(), b"")
 
     monkeypatch.setattr("distributed.get_worker", lambda: worker)
-    monkeypatch.setattr(orders, "_wait_until_told", lambda _: happened.append("waited"))
+    monkeypatch.setattr(
+        orders, "_wait_until_told", lambda _, *, is_written: happened.append("written" if is_written else "on its way")
+    )
     monkeypatch.setattr(orders, "_made", made)
     orders.make_call(Order("key", "topic", b"", is_limited=is_limited, previews=False, keep=None, paths=()), {})
-    assert happened == ["began", *["waited"] * waits, "made", "ended"]
+    assert happened == ["began", *waits, "made", "ended"]
 
 
 def _wait_until(condition: Callable[[], object]) -> None:
