@@ -418,10 +418,9 @@ def test_a_time_out_while_pytest_is_at_work_itself_is_raised_in_a_task_or_not_at
 
         assert result.ret == _FAILED
         assert result.parseoutcomes() == {"failed": 1, "passed": 1}
-        shown = result.stdout.str()
-        # It is raised as soon as pytest is about to call the task, which may be before its first line.
-        assert ">       time.sleep(300)" in shown or "All traceback entries are hidden" in shown
-        assert "ERROR at" not in shown
+        # It is raised as soon as pytest is about to call the task, which may be anywhere before its first line.
+        result.stdout.fnmatch_lines(["E *Failed: Timeout (>0.5s) from pytest-timeout."])
+        result.stdout.no_fnmatch_line("*ERROR at*")
 
 
 def test_a_debugger_is_in_no_hurry(flow: Flow, pytester: pytest.Pytester) -> None:
