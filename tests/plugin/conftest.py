@@ -202,6 +202,28 @@ class Beside:
         return self.process.wait(timeout * SLOWER)
 
 
+#: A conftest.py with which each process that hears of Ctrl-C leaves a file, so that a second one can be told from the
+#: first, and with which what runs then has so long to end that it does not matter when the second one comes.
+HEARD = """
+    import os
+    from pathlib import Path
+
+    from pytest_flowforge.interrupts import Interrupts
+    from pytest_flowforge.plugin.pools import PoolBackend
+    from pytest_flowforge.plugin.processes import ProcessBackend
+
+    take = Interrupts._take
+
+    def hear(self, *args):
+        __tracebackhide__ = True
+        Path(f"heard-{os.getpid()}").touch()
+        take(self, *args)
+
+    Interrupts._take = hear
+    PoolBackend.grace = ProcessBackend.grace = 60.0
+"""
+
+
 class Begin(Protocol):
     """What the fixture ``begin`` is: a function that begins to run what :class:`Flow` has written."""
 
@@ -240,7 +262,7 @@ def begin(flow: Flow, pytester: pytest.Pytester) -> Iterator[Begin]:  # noqa: AR
         if run.process.poll() is None:
             with suppress(OSError):
                 run.kill_all(signal.SIGKILL)
-            run.process.wait(10)
+            run.process.wait(60)
 
 
 class Processes:
@@ -281,7 +303,8 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Processes]:
     monkeypatch.setenv(MARK, mark)
     found = Processes(mark)
     yield found
-    left = found.after(1.0)
+    # What was killed may take a while to go where others keep the machine busy.
+    left = found.after(10.0)
     found.kill()
     assert not left, f"left behind: {left}"
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.plugin.conftest import SLOWER, wait_until
+from tests.plugin.conftest import HEARD, SLOWER, wait_until
 from tests.plugin.keeping import journal_of, make_ready, ran_in, records_in, states_in
 
 if TYPE_CHECKING:
@@ -140,8 +140,9 @@ _INTERRUPTIBLE = """
 _MORE = [f"more[{number}]" for number in range(6)]
 
 
-def _two_running(flow: Flow, begin: Begin, pytester: pytest.Pytester, seconds: float) -> Beside:
-    flow(_INTERRUPTIBLE.replace("SECONDS", str(seconds)), "--collect-only")
+def _two_running(flow: Flow, begin: Begin, pytester: pytest.Pytester, seconds: float, conftest: str = "") -> Beside:
+    files = {"flow_it.py": _INTERRUPTIBLE.replace("SECONDS", str(seconds)), "conftest.py": conftest}
+    flow(files, "--collect-only")
     run = begin(*_THREADS, "-v")
     lines = pytester.path / "log.txt"
     wait_until(lambda: {"begin left", "begin right"} <= set(lines.read_text(encoding="utf-8").splitlines()))
@@ -157,8 +158,8 @@ def test_S1_09_S1_12_signals(
     run.kill(number)
 
     assert run.end(15) == _INTERRUPTED, run.output
-    assert time.monotonic() - began < 5 * SLOWER
-    assert not processes.after(0.2)
+    assert time.monotonic() - began < 10 * SLOWER
+    assert not processes.after(3.0)
     lines = log()
     assert "begin more" not in lines
     assert lines.count("begin clean_up") == 1
@@ -170,7 +171,7 @@ def test_S1_09_S1_12_signals(
 
 
 def test_S1_09_what_ends_within_its_grace_counts(flow: Flow, log: Log, begin: Begin, pytester: pytest.Pytester) -> None:
-    run = _two_running(flow, begin, pytester, 1)
+    run = _two_running(flow, begin, pytester, 3, HEARD)
     run.kill(signal.SIGINT)
 
     assert run.end(15) == _INTERRUPTED
@@ -184,15 +185,18 @@ def test_S1_09_what_ends_within_its_grace_counts(flow: Flow, log: Log, begin: Be
 def test_S1_11_a_second_ctrl_c(
     flow: Flow, log: Log, begin: Begin, pytester: pytest.Pytester, processes: Processes
 ) -> None:
-    run = _two_running(flow, begin, pytester, 60)
+    run = _two_running(flow, begin, pytester, 120, HEARD)
     run.kill(signal.SIGINT)
+    # Two that come before anybody looks are one.
+    wait_until((pytester.path / f"heard-{run.process.pid}").exists)
     time.sleep(0.5)
     began = time.monotonic()
     run.kill(signal.SIGINT)
 
     assert run.end(10) == _INTERRUPTED
-    assert time.monotonic() - began < 2 * SLOWER
-    assert not processes.after(0.2)
+    # Nobody has waited for the end of the grace.
+    assert time.monotonic() - began < 10 * SLOWER
+    assert not processes.after(3.0)
     assert "begin clean_up" not in log()
     assert "Traceback" not in run.output
     _resumed(flow, pytester, ["after", "clean_up", "left", "right", *_MORE], *_THREADS)
@@ -349,7 +353,8 @@ def test_a_daemon_that_a_task_has_forked_locks_nothing(flow: Flow, processes: Pr
     assert flow(source, "-n", "2", timeout=30).ret == _OK
     began = time.monotonic()
     assert flow({}, "--ff-resume").ret == _OK
-    assert time.monotonic() - began < 5 * SLOWER
+    # Less than workers of the last run are waited for.
+    assert time.monotonic() - began < 15
     processes.kill()
 
 
