@@ -213,7 +213,10 @@ def test_while_a_task_waits_others_have_its_slot(kind: Kind, flow: Flow, log: Lo
 
     assert result.ret == _OK
     assert result.parseoutcomes() == {"passed": 5, "retried": 1}
-    assert log() == ["flaky 1", *["other"] * 4, "flaky 2"]
+    lines = log()
+    # All of them, unless they take longer than it waits.
+    assert lines[:2] == ["flaky 1", "other"]
+    assert sorted(lines) == ["flaky 1", "flaky 2", *["other"] * 4]
 
 
 def test_a_crash_is_an_attempt(kind: Kind, flow: Flow, pytester: pytest.Pytester) -> None:
