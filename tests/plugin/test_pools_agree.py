@@ -31,7 +31,8 @@ _SHARED = """
 
     def work(name):
         log(f"+ {name}")
-        time.sleep(0.05)
+        # One worker alone is not done before another one comes.
+        time.sleep(0.1)
         log(f"- {name}")
 
     @pytest.mark.pool("gpu")
