@@ -517,7 +517,7 @@ def test_clean_up_in_the_process_of_the_run_may_fail_or_hang(lost: Lost, log: Lo
             log("fails")
             raise OSError("no route")
 
-        @pytest.mark.timeout(0.5)
+        @pytest.mark.timeout(1.5)
         @pytest.mark.depends_on("fails", when="always")
         def flow_hangs():
             log("hangs")
