@@ -62,11 +62,16 @@ from pytest_flowforge.plugin.boards import WorkersBoard
 def stuck():
     deque(repeat(0), maxlen=0)
 
+here = threading.Event()
+
 def beside():
-    time.sleep(60)
+    here.set()
+    time.sleep(300)
 
 worker = WorkersBoard({board.address!r})
 threading.Thread(target=beside, daemon=True).start()
+# Once the interpreter is kept from it, it comes nowhere.
+here.wait()
 worker.is_about(1, 1)
 worker.begins(1.0)
 stuck()
@@ -74,7 +79,7 @@ stuck()
     # Elsewhere, so that it imports what is installed and not what lies beside the tests.
     process = subprocess.Popen([sys.executable, "-c", source], cwd=tmp_path)
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while board.read() is None and time.monotonic() < deadline:
             time.sleep(0.01)
         # On a busy machine it may take it longer to answer than the run would wait.
@@ -170,12 +175,13 @@ def test_limits_of_calls_are_over_in_their_order_and_said_once() -> None:
     for name, seconds in (("a", 30.0), ("b", 10.0), ("c", 20.0), ("d", 40.0)):
         limits.add(_key(name), seconds, bodies[name], now)
         bodies[name].start = time.time()
-    assert limits.next_due() == pytest.approx(now + 10, abs=1)
+    # A machine that stalls in between makes it later.
+    assert limits.next_due() == pytest.approx(now + 10, abs=4)
     assert limits.overdue(now, ()) == []
     # What has ended is not given up on, and what is gone has no limit.
     limits.pop(_key("c"))
     assert limits.overdue(now + 35, {_key("b")}) == [(_key("a"), 30.0)]
-    assert limits.next_due() == pytest.approx(now + 40, abs=1)
+    assert limits.next_due() == pytest.approx(now + 40, abs=4)
     assert limits.overdue(now + 35, ()) == []
     limits.pop(_key("d"))
     assert limits.next_due() == math.inf
