@@ -37,14 +37,15 @@ class Terminal:
         settings = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": _PLUGINS, "TERM": "xterm-256color"}
         self._process, self._file = pty.fork()
         if not self._process:
+            # Not left to the other process, which may come to that when this one has looked already.
+            _set_size(0, columns)
             os.chdir(folder)
             command = [sys.executable, "-m", "pytest", "--flowforge", *args]
             os.execvpe(sys.executable, command, {**os.environ, **settings, **(environ or {})})  # noqa: S606
-        self.resize(columns)
 
     def resize(self, columns: int) -> None:
         """Make the terminal *columns* wide."""
-        fcntl.ioctl(self._file, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        _set_size(self._file, columns)
         self._screen.resize(24, columns)
 
     def lines(self) -> list[str]:
@@ -91,3 +92,7 @@ class Terminal:
         self.raw += written
         self._stream.feed(written)
         return bool(written)
+
+
+def _set_size(file: int, columns: int) -> None:
+    fcntl.ioctl(file, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))

@@ -180,7 +180,8 @@ def test_how_long_it_will_take_is_told_from_the_run_before(run: Run, pytester: p
     go(pytester)
     assert run(source).end() == pytest.ExitCode.OK
 
-    shows(run(source), r"2/4 \| hold \d+s \| about [123]s left")
+    # A machine that stalls makes it some seconds more.
+    shows(run(source), r"2/4 \| hold \d+s \| about [1-9]s left")
 
 
 def test_output_of_tasks_does_not_come_between(run: Run, pytester: pytest.Pytester) -> None:
@@ -237,12 +238,16 @@ def test_a_debugger_in_a_task_has_the_terminal_for_itself(run: Run) -> None:
     assert terminal.end() == pytest.ExitCode.OK
 
 
-def test_a_task_may_fork(run: Run) -> None:
+def test_a_task_may_fork(run: Run, pytester: pytest.Pytester) -> None:
     source = """
         import os, time, warnings
 
         def flow_a():
-            time.sleep(0.3)
+            # Until the line was seen: who looks late would miss it.
+            until = time.monotonic() + 50
+            while not os.path.exists("go"):
+                assert time.monotonic() < until
+                time.sleep(0.01)
             with warnings.catch_warnings(record=True) as found:
                 warnings.simplefilter("always")
                 for _ in range(20):
@@ -256,6 +261,7 @@ def test_a_task_may_fork(run: Run) -> None:
     """
     terminal = run(source)
     shows(terminal, r"0/1 \| a \d+s")
+    go(pytester)
     assert terminal.end() == pytest.ExitCode.OK
     assert terminal.lines()[-1].count("1 passed") == 1
 
