@@ -209,16 +209,19 @@ def test_the_time_out_of_the_test_goes_on_after_the_run(flow: Flow) -> None:
     result = _outer(
         flow,
         """
-    import time
+    import signal, time
 
-    @pytest.mark.timeout(3)
+    @pytest.mark.timeout(25)
     def test_it(run_flow):
         run_flow("flow_it.py", replace={"extract": [1]})
+        assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] <= 25
+        # What is left of it is over soon.
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
         time.sleep(60)
     """,
     )
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*Timeout*"])
+    result.stdout.fnmatch_lines(["*Failed: Timeout (>25.0s)*"])
 
 
 def test_ctrl_c_within_the_run_is_one_for_the_session(flow: Flow) -> None:
