@@ -254,7 +254,7 @@ def test_a_time_out_runs_again(flow: Flow, log: Log, pytester: pytest.Pytester) 
         def flow_quick():
             return 1
 
-        @pytest.mark.timeout(0.2, method="signal")
+        @pytest.mark.timeout(1, method="signal")
         def flow_slow(quick):
             log("slow")
             if not os.path.exists("ready"):

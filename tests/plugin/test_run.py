@@ -1144,7 +1144,7 @@ def test_an_interrupt_while_waiting_for_a_retry(flow: Flow, log: Log) -> None:
         import threading
 
         def pytest_flowforge_task_retrying():
-            threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGINT]).start()
+            threading.Timer(1.0, os.kill, [os.getpid(), signal.SIGINT]).start()
     """
     source = """
         import pytest
