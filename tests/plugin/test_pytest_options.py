@@ -113,7 +113,7 @@ def test_durations_name_tasks(flow: Flow) -> None:
         import time
 
         def flow_slow():
-            time.sleep(0.02)
+            time.sleep(0.5)
 
         def flow_quick(slow): ...
     """
@@ -559,8 +559,8 @@ def test_a_line_a_task_says_how_long_it_took_and_lists_do_not(flow: Flow) -> Non
     for how in ((), ("--ff-executor", "thread"), ("-n", "1")):
         result = flow(source, "-v", "--tb=no", *how)
         lines = result.stdout.lines
-        assert any(re.search(r"RETRY \(0\.\d\ds\)", line) for line in lines), lines
-        assert any(re.search(r"FAILED \(0\.\d\ds, attempt 2\)", line) for line in lines), lines
+        assert any(re.search(r"RETRY \([\d.]{4}s\)", line) for line in lines), lines
+        assert any(re.search(r"FAILED \([\d.]{4}s, attempt 2\)", line) for line in lines), lines
         assert any(re.search(r"PASSED \([\d.]{4}s\)", line) for line in lines), lines
         result.stdout.fnmatch_lines(["FAILED flow_it.py::flow_bad - ValueError"])
         result.stdout.no_fnmatch_line("took *")
