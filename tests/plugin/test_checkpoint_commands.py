@@ -64,7 +64,7 @@ def _ask(flow: Flow, *args: str) -> pytest.RunResult:
 
 
 def _wait_for(path: Path, text: str) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not (path.exists() and text in path.read_text(encoding="utf-8")):
         assert time.monotonic() < deadline, f"waited for {text!r} in {path}"
         time.sleep(0.01)
@@ -103,7 +103,8 @@ _GATE = """
 
     def flow_gate(first):
         log("gate")
-        deadline = time.monotonic() + 30
+        # A test asks some questions before.
+        deadline = time.monotonic() + 240
         while not os.path.exists("ready") and time.monotonic() < deadline:
             time.sleep(0.01)
         return first + 1
@@ -758,7 +759,7 @@ def test_a_process_that_a_task_leaves_behind_keeps_nobody_out(flow: Flow, log: L
 
         def flow_it():
             child = subprocess.Popen(
-                [sys.executable, "-c", "import time; time.sleep(30)"],
+                [sys.executable, "-c", "import time; time.sleep(300)"],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             )
             log(child.pid)

@@ -32,6 +32,7 @@ from pytest_flowforge.core.observed import Run, TaskResult
 from pytest_flowforge.core.states import TaskState
 from pytest_flowforge.core.summary import RunSummary
 from tests import docs_tables
+from tests.plugin.conftest import SLOWER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -136,7 +137,7 @@ class Shell:
         self._monkeypatch.setenv("PYTEST_PLUGINS", ",".join(loaded))
         lines = [f"(exit $status)\n{command}\nstatus=$?\nprintf '\\n{_END}\\n'" for command in commands]
         script = "\n".join(["exec 2>&1", "status=0", *lines])
-        result = self._pytester.run("sh", "-c", script, timeout=60, stdin=typed.encode())
+        result = self._pytester.run("sh", "-c", script, timeout=60 * SLOWER, stdin=typed.encode())
         return result.stdout.str().split(f"\n{_END}")[:-1]
 
 
