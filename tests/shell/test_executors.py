@@ -47,7 +47,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarni
 #: Seconds after which a test gives up on something that takes milliseconds.
 PATIENCE = 60.0
 
-A, B, C, D = map(TaskId, "abcd")
+A, B, C, E = map(TaskId, "abce")
 
 
 # The kinds.
@@ -244,10 +244,11 @@ def test_a_wait_is_no_longer_than_asked_for(executor: Executor, tmp_path: Path) 
     executor.start(job("a", jobs.pass_gate, began=tmp_path / "a", gate=tmp_path / "gate"))
     appears(tmp_path / "a")
     assert executor.wait(0.0) == executor.wait(-1.0) == []
-    before, cpu = time.monotonic(), time.process_time()
-    assert executor.wait(0.2) == []
-    assert time.monotonic() - before >= 0.2
-    assert time.process_time() - cpu < 0.15, "it is not busy meanwhile"
+    # Of this thread: what others still have to tidy up is no matter.
+    before, cpu = time.monotonic(), time.thread_time()
+    assert executor.wait(0.4) == []
+    assert time.monotonic() - before >= 0.4
+    assert time.thread_time() - cpu < 0.3, "it is not busy meanwhile"
     (tmp_path / "gate").touch()
     assert [end.task for end in executor.wait(math.inf)] == ["a"]
 
@@ -272,17 +273,17 @@ def test_with_nothing_in_flight_time_passes_by_the_clock() -> None:
 def test_what_was_cancelled_before_it_began_is_never_executed(kind: Kind, tmp_path: Path) -> None:
     executor = kind.executor(1)
     executor.start(job("a", jobs.pass_gate, began=tmp_path / "a", gate=tmp_path / "gate"))
-    # Pools of processes count the one after next as begun.
-    for name in "bcd":
+    # Pools of processes count the one after next as begun, and loky two more.
+    for name in "bcde":
         executor.start(job(name, jobs.pass_gate, began=tmp_path / name, gate=tmp_path / "gate"))
-    executor.cancel(D, 1)
-    executor.cancel(D, 1)
+    executor.cancel(E, 1)
+    executor.cancel(E, 1)
     executor.cancel(C, 2)
     (tmp_path / "gate").touch()
-    assert set(ends(executor, 3)) == {"a", "b", "c"}
+    assert set(ends(executor, 4)) == {"a", "b", "c", "d"}
     assert executor.slots == 1
     executor.close()
-    assert not (tmp_path / "d").exists()
+    assert not (tmp_path / "e").exists()
 
 
 @kinds(lambda kind: kind.name in {"threads", "interpreters", "fork", "spawn", "loky"})
@@ -607,7 +608,8 @@ def test_closing_after_all_has_ended_leaves_no_thread(kind: Kind) -> None:
     executor.start(job("a", jobs.give, value=1))
     ends(executor, 1)
     executor.close()
-    assert set(threading.enumerate()) <= before
+    # They have nothing to do any more, and are about to go.
+    until(lambda: set(threading.enumerate()) <= before)
 
 
 @every_kind
@@ -931,7 +933,7 @@ def test_calls_see_the_context_of_their_submitter_and_keep_their_changes(threads
 
 @pytest.fixture
 def loop() -> Iterator[EventLoopThread]:
-    loop = EventLoopThread(patience=0.2)
+    loop = EventLoopThread(patience=10.0)
     yield loop
     loop.close()
 
@@ -1093,7 +1095,7 @@ def test_where_a_coroutine_stands_that_waits(loop: EventLoopThread) -> None:
 
     future = loop.submit(outer, contextvars.copy_context())
     assert began.wait(PATIENCE)
-    time.sleep(0.01)
+    until(lambda: "await asyncio.sleep(PATIENCE)" in loop.stack_of(future))
     shown = loop.stack_of(future)
     assert shown.index("await inner()") < shown.index("await asyncio.sleep(PATIENCE)")
     assert "coroutines.py" not in shown
