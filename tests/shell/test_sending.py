@@ -131,18 +131,19 @@ def test_one_that_does_not_answer_is_said_and_ended(
 def test_one_that_waits_for_its_store_says_that_it_is_there(
     tmp_path: Path, begin: Callable[[str], SenderProcess], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sender_process, "_STUCK", 3.0)
+    # Less than what the store has, and as much as can be: each sign that comes too late would end it.
+    monkeypatch.setattr(sender_process, "_STUCK", 5.5)
     sender = begin("here")
     sender.take(0.0)
     sender.pull(settles=False)
     (tmp_path / "here" / "durations.json").write_text("{}", encoding="ascii")
     # Who writes there waits for a reader that never comes.
     os.mkfifo(tmp_path / "store" / "durations.json")
-    news, unsent = sender.end([], 5.0)
+    news, unsent = sender.end([], 6.0)
     assert news == []
     there = f"file://{tmp_path}/store"
     assert unsent.startswith(f"all records are in {there}, but what was to be done there besides was not: it ")
-    assert unsent.endswith("it has not answered for 5 s (ini flowforge_send_farewell)")
+    assert unsent.endswith("it has not answered for 6 s (ini flowforge_send_farewell)")
 
 
 def test_an_interrupt_while_it_waits_ends_it_at_once(begin: Callable[[str], SenderProcess]) -> None:
@@ -194,7 +195,7 @@ def test_it_ends_with_the_run_also_where_a_task_has_forked(tmp_path: Path) -> No
             # It has all that its parent has open.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             os.dup2(1, 2)
-            time.sleep(20)
+            time.sleep(30)
             os._exit(0)
         print(sender._process.pid, flush=True)
         os.kill(os.getpid(), 9)
@@ -202,7 +203,8 @@ def test_it_ends_with_the_run_also_where_a_task_has_forked(tmp_path: Path) -> No
     )
     assert done.returncode == -signal.SIGKILL
     sender = int(done.stdout)
-    until = time.monotonic() + 10
+    # Before the child does.
+    until = time.monotonic() + 20
     while _is_there(sender):
         assert time.monotonic() < until
         time.sleep(0.05)
