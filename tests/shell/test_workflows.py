@@ -365,7 +365,7 @@ def test_time_outs_bite(usual: dict[str, Any]) -> None:
     graph = TaskGraph([Task("hangs", _hangs, timeout=0.3), Task("good", int), Task("behind", int, depends_on="hangs")])
     begin = time.monotonic()
     run = Scheduler(graph, **usual).run()
-    assert time.monotonic() - begin < 15
+    assert time.monotonic() - begin < 25
     assert run.states["hangs"] is TaskState.TIMED_OUT
     assert run.states["behind"] is TaskState.BLOCKED
     assert run["good"] == 0
@@ -420,7 +420,7 @@ def test_what_has_priority_starts_first(usual: dict[str, Any]) -> None:
 
 
 def test_what_took_long_before_starts_first(tmp_path: Path) -> None:
-    graph = TaskGraph([Task("short", int), Task("long", partial(time.sleep, 0.1))])
+    graph = TaskGraph([Task("short", int), Task("long", partial(time.sleep, 0.4))])
     for checkpoint in (None, tmp_path / "runs"):
         with_memory = Scheduler(graph, executor="thread", workers=1, checkpoint=checkpoint)
         assert _order_of(with_memory) == ["short", "long"]
@@ -825,20 +825,25 @@ def test_ctrl_c_stops_in_order_and_is_raised(executor: str, tmp_path: Path) -> N
     assert Checkpoint(tmp_path / "runs").result("quick") == 1
 
 
-def test_awaiting_a_run(usual: dict[str, Any]) -> None:
+def _until_there(path: Path) -> None:
+    until = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < until
+        time.sleep(0.005)
+
+
+def test_awaiting_a_run(usual: dict[str, Any], tmp_path: Path) -> None:
     async def main() -> Run:
-        ticks = 0
-
         async def tick() -> None:
-            nonlocal ticks
-            while True:
+            for _ in range(4):
                 await asyncio.sleep(0.001)
-                ticks += 1
+            (tmp_path / "ticked").touch()
 
+        # The run can not end unless the loop goes on meanwhile.
         ticking = asyncio.ensure_future(tick())
-        run = await Scheduler(TaskGraph([Task("slow", partial(time.sleep, 0.1))]), **usual).arun()
-        ticking.cancel()
-        assert ticks > 3
+        slow = Task("slow", _until_there, arguments={"path": tmp_path / "ticked"})
+        run = await Scheduler(TaskGraph([slow]), **usual).arun()
+        await ticking
         return run
 
     assert asyncio.run(main()).ok
@@ -846,13 +851,17 @@ def test_awaiting_a_run(usual: dict[str, Any]) -> None:
 
 def test_a_run_that_is_awaited_no_more_is_stopped() -> None:
     async def main() -> Run:
-        release = threading.Event()
-        graph = TaskGraph(
-            [Task("slow", partial(release.wait, 30)), Task("clean", int, depends_on="slow", when="always")]
-        )
+        began, release = threading.Event(), threading.Event()
+
+        def slow() -> None:
+            began.set()
+            release.wait(60)
+
+        graph = TaskGraph([Task("slow", slow), Task("clean", int, depends_on="slow", when="always")])
         long = Scheduler(graph, executor="thread", workers=2)
         running = asyncio.ensure_future(long.arun())
-        await asyncio.sleep(0.2)
+        while not began.is_set():  # noqa: ASYNC110 - it is set by another thread
+            await asyncio.sleep(0.01)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running

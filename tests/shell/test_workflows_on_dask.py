@@ -84,7 +84,7 @@ def test_a_call_that_dies_or_hangs_is_stopped_and_nothing_else(client: Any) -> N
     run = faults.run(executor=client)
     assert run.states == {"dies": CRASHED, "hangs": TIMED_OUT, "clean_up": SUCCESS}
     assert run["clean_up"] == "clean"
-    assert time.monotonic() - begun < 40
+    assert time.monotonic() - begun < 55
     with pytest.raises(TaskFailed, match=r"its worker tcp://127\.0\.0\.1:\d+ died"):
         run["dies"]
 
@@ -105,7 +105,7 @@ def test_a_cluster_of_its_own_goes_with_the_run() -> None:
     assert dict(os.environ) == before
     there = run["where"]
     assert there != os.getpid()
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while _lives(there) and time.monotonic() < until:
         time.sleep(0.05)
     assert not _lives(there)
