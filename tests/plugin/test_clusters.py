@@ -85,7 +85,24 @@ def test_a_worker_that_dies_is_one_crashed_attempt(
 
 
 def test_what_was_lost_with_a_worker_and_is_not_kept(cluster: RunningCluster, flow: Flow, log: Log) -> None:
-    result = flow(_CRASH, "-v", "-p", "no:cacheprovider", *cluster.options)
+    # With anything beside it, that might be sent to the other worker, which would then have it, too.
+    source = """
+        import os, signal
+        import pytest
+        from log import log
+
+        def flow_before():
+            log("before")
+            return bytes(200_000)
+
+        def flow_crash(before):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        @pytest.mark.depends_on("crash", when="all_done")
+        def flow_after(before):
+            return len(before)
+    """
+    result = flow(source, "-v", "-p", "no:cacheprovider", *cluster.options)
 
     assert result.ret == _FAILED
     assert dict(words(result))["after"] in ("FAILED", "ERROR")
@@ -115,7 +132,7 @@ def test_another_client_restarts_all_workers(
     run = begin("-v", "-k", "first or slow", *cluster.options)
     wait_until(lambda: "slow" in log())
     with client_of(cluster) as client:
-        client.restart(timeout=30)
+        client.restart(timeout=60)
 
     assert run.end() == _FAILED
     assert states_in(pytester) == {"first": "success", "slow": "crashed"}
@@ -137,12 +154,13 @@ def test_nothing_waits_for_a_worker_that_has_gone(flow: Flow) -> None:
         @pytest.fixture
         def late():
             yield
-            time.sleep(3)
+            time.sleep(6)
 
         def flow_fails():
             raise ValueError("no")
 
-        @pytest.mark.timeout(1)
+        # A worker that is new imports pytest first.
+        @pytest.mark.timeout(3)
         def flow_ends(late):
             pass
     """
@@ -210,12 +228,12 @@ def test_the_scheduler_is_killed(
     with running_cluster(tmp_path) as cluster:
         monkeypatch.setenv("FLOWFORGE_KEY", cluster.environment["FLOWFORGE_KEY"])
         cluster.move_to(pytester.path)
-        run = begin("-v", "--ff-dask-timeout", "3", *cluster.options)
+        run = begin("-v", "--ff-dask-timeout", "5", *cluster.options)
         wait_until(lambda: "second" in log())
         cluster.processes["scheduler"].kill()
         killed = time.monotonic()
         assert run.end() == _INTERNAL
-        assert time.monotonic() - killed < 8 * SLOWER
+        assert time.monotonic() - killed < 20 * SLOWER
     assert "the Dask scheduler does not answer any more" in run.output
     assert "Traceback" not in run.output
 
@@ -230,14 +248,14 @@ def test_the_scheduler_is_stopped(
     cluster: RunningCluster, flow: Flow, begin: Begin, log: Log, pytester: pytest.Pytester
 ) -> None:
     flow(_STEPS, "--collect-only")
-    run = begin("-v", "--ff-dask-timeout", "2", *cluster.options)
+    run = begin("-v", "--ff-dask-timeout", "4", *cluster.options)
     wait_until(lambda: "second" in log())
     scheduler = cluster.processes["scheduler"]
     os.kill(scheduler.pid, signal.SIGSTOP)
     try:
         stopped = time.monotonic()
         assert run.end() == _INTERNAL
-        assert time.monotonic() - stopped < 10 * SLOWER
+        assert time.monotonic() - stopped < 20 * SLOWER
     finally:
         os.kill(scheduler.pid, signal.SIGCONT)
         # Nobody could stop it.
@@ -287,16 +305,17 @@ def test_what_is_no_address_and_no_dask(flow: Flow) -> None:
 # ---- calls that do not end -------------------------------------------------------------------------------------------
 
 
+# A worker that is new imports pytest first: that, too, is within the limit.
 _HANGS = """
     import pytest, time
     from collections import deque
     from itertools import repeat
 
-    @pytest.mark.timeout(0.5)
+    @pytest.mark.timeout(3.5)
     def flow_sleeps():
         time.sleep(100)
 
-    @pytest.mark.timeout(0.5)
+    @pytest.mark.timeout(3.5)
     def flow_holds():
         deque(repeat(0), maxlen=0)
 
@@ -319,7 +338,7 @@ def test_workers_whose_calls_do_not_end_are_restarted(cluster: RunningCluster, f
 
     assert result.ret == _FAILED
     assert result.parseoutcomes() == {"passed": 3, "failed": 2}
-    result.stdout.fnmatch_lines(["*time.sleep(100)*", "Failed: Timeout (>0.5s) from pytest-timeout."])
+    result.stdout.fnmatch_lines(["*time.sleep(100)*", "Failed: Timeout (>3.5s) from pytest-timeout."])
     result.stdout.no_fnmatch_line("*a thread less for us*")
 
 
@@ -327,9 +346,10 @@ def test_a_worker_that_others_use_is_not_restarted(cluster: RunningCluster, flow
     source = """
         import pytest, time
 
-        @pytest.mark.timeout(0.3)
+        # It is to sleep when its time is up: a worker that is new imports pytest first.
+        @pytest.mark.timeout(2)
         def flow_sleeps():
-            time.sleep(5)
+            time.sleep(8)
 
         @pytest.mark.depends_on("sleeps", when="all_done")
         def flow_after():
@@ -371,12 +391,20 @@ def test_an_interrupt_frees_the_cluster(
         told = time.monotonic()
         assert run.end() == _INTERRUPTED
         assert time.monotonic() - told < 12 * SLOWER
-        log()
-        time.sleep(0.3)
-        assert log() == []
+
+        def is_silent() -> bool:
+            log()
+            time.sleep(0.3)
+            return not log()
+
+        def is_free() -> bool:
+            tasks = client.run_on_scheduler(lambda dask_scheduler: [str(key) for key in dask_scheduler.tasks])
+            return not [key for key in tasks if key.startswith("flowforge:")]
+
+        # A worker that stands still just then takes notice when it goes on.
+        wait_until(is_silent, 10)
+        wait_until(is_free, 10)
         assert client.gather(data) == b"of others"
-        tasks = client.run_on_scheduler(lambda dask_scheduler: [str(key) for key in dask_scheduler.tasks])
-        assert not [key for key in tasks if key.startswith("flowforge:")]
 
 
 # ---- results ---------------------------------------------------------------------------------------------------------
@@ -737,7 +765,8 @@ def test_pools_are_resources_and_priority_is_passed_on(odd: RunningCluster, flow
 
         @pytest.mark.priority(7)
         def flow_first():
-            tasks = get_worker().state.tasks.values()
+            # Others come meanwhile.
+            tasks = list(get_worker().state.tasks.values())
             log([str(-task.priority[0]) for task in tasks if task.key.startswith("flowforge:first")])
     """
     options = ("--ff-pool", "gpu=2", "-o", "flowforge_dask_resources=gpu=GPU")
@@ -786,9 +815,10 @@ def test_a_worker_without_a_nanny_loses_a_thread(odd: RunningCluster, flow: Flow
         import pytest, time
 
         @pytest.mark.pool("gpu")
-        @pytest.mark.timeout(0.3)
+        # As above.
+        @pytest.mark.timeout(2)
         def flow_hangs():
-            time.sleep(6)
+            time.sleep(8)
 
         @pytest.mark.depends_on("hangs", when="all_done")
         def flow_after(): ...
@@ -827,7 +857,7 @@ def test_a_cluster_of_its_own_goes_with_its_run(flow: Flow, begin: Begin, proces
     wait_until(lambda: "holds" in log())
     run.kill(signal.SIGKILL)
     run.end()
-    assert processes.after(5.0 * SLOWER) == {}
+    assert processes.after(20.0 * SLOWER) == {}
 
 
 def test_ctrl_c_on_a_terminal_is_for_the_run(flow: Flow, begin: Begin, processes: Processes, log: Log) -> None:
@@ -858,7 +888,7 @@ def test_ctrl_c_on_a_terminal_is_for_the_run(flow: Flow, begin: Begin, processes
     assert "Traceback" not in run.output
     assert "1 interrupted: busy" in run.output
     assert log() == ["tidy"]
-    assert processes.after(5.0 * SLOWER) == {}
+    assert processes.after(20.0 * SLOWER) == {}
 
 
 def test_workers_that_come_late(flow: Flow, begin: Begin, tmp_path: Path) -> None:
