@@ -82,6 +82,8 @@ class RunningCluster:
                 yield
             finally:
                 _end([self.processes.pop(name)])
+                # Who asks all workers next is not to ask one that has gone.
+                wait_until(lambda: client.run_on_scheduler(_number_of_workers) <= workers)
 
     def move_to(self, folder: Path) -> None:
         """Have the workers, all of which have to be there, work in *folder*, as if they had been started there."""
@@ -106,6 +108,10 @@ class RunningCluster:
         _end(list(self.processes.values()))
 
 
+def _number_of_workers(dask_scheduler: Any = None) -> int:
+    return len(dask_scheduler.workers)
+
+
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     # Workers go by themselves when their nannies are told to.
     for number in (signal.SIGCONT, signal.SIGTERM):
@@ -119,7 +125,7 @@ def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
         # The group outlives its leader where a worker holds the interpreter.
         with suppress(OSError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait(_FAREWELL * SLOWER)
+        process.wait(30 * SLOWER)
 
 
 def _go_with_parent() -> None:
