@@ -256,6 +256,8 @@ def test_what_another_machine_has_continued_is_not_left(
     run = begin(store, "-o", "flowforge_send_interval=0.1")
     lines: list[str] = []
     wait_until(lambda: "step 20" in gathered(lines, log))
+    # What never came to the store could not be continued by anybody.
+    wait_until(lambda: [path for path in pytester.path.glob("store/runs/*/journal.jsonl/*") if path.stat().st_size])
     run.kill_all(signal.SIGKILL)
     run.end()
     make_ready(pytester)
