@@ -102,6 +102,8 @@ class ProjectModules:
             if one.path in changed and not name.startswith("pytest_flowforge."):
                 del self._imported[name]
                 _forget(name)
+        # As many may be imported now as were thrown out.
+        self._count = len(sys.modules)
 
 
 def _imported_by(project: Project, file: SourceFile) -> Iterator[str]:

@@ -61,6 +61,9 @@ def test_a_module_is_as_it_is_when_a_run_begins(project: _Project) -> None:
 
     assert project.call("1", "steps") is before
     assert project.call("2", "steps").NUMBER == 22
+    # There are as many modules as before.
+    project.write("steps.py", "NUMBER = 333", age=25.0)
+    assert project.call("3", "steps").NUMBER == 333
 
 
 def test_those_that_import_it_are_new_too_and_others_stay(project: _Project) -> None:
