@@ -261,20 +261,13 @@ class Stopping:
         if questions.asked is not None:
             if not questions.asked.done():
                 return
-            left = None if questions.asked.cancelled() else questions.asked.result()
-            questions.asked = None
-            questions.unanswered = questions.unanswered + 1 if left is None else 0
-            if left is not None:
-                ended = set(questions.keys) - set(left)
-                self._forget(ended)
-                calls = {key: call for key, call in calls.items() if key not in ended}
-            stuck = sum(call.state is State.STUCK for call in calls.values())
-            if stuck >= self._workers.threads.get(worker, 0):
-                # The scheduler, to which these calls have ended, takes the worker for idle, and moves others there.
-                in_background(self._owner.take_back_from, worker)
+            calls = self._those_that_go_on(worker, questions, calls)
         told = {key: call for key, call in calls.items() if call.state is State.TOLD}
         is_deaf = questions.unanswered >= _DEAF
-        had_time = bool(told) and all(now > call.since + self._grace for call in told.values())
+        # It begins when they are told: this thread may have stood still since they were given up.
+        had_time = bool(told) and all(
+            key in questions.told and now > call.since + self._grace for key, call in told.items()
+        )
         if had_time and (is_deaf or not self._owner.is_making_calls(worker)):
             with self._lock:
                 for call in told.values():
@@ -288,12 +281,36 @@ class Stopping:
         # What is raised may meet code that ignores it: a destructor, a callback. Yet what cleans up needs its time.
         is_told = bool(told) and now >= questions.tell_at
         if is_told:
+            self._begin_time_of(told[key] for key in told.keys() - questions.told)
             questions.tell_at, questions.told = now + _AGAIN, frozenset(told)
         questions.ask_at = now + (questions.pause if told else _LOOK)
         questions.pause = min(2 * questions.pause, _LONGEST_PAUSE)
         questions.keys = tuple(calls)
         questions.asked = self._workers.ask(worker, stop if is_told else running, questions.keys)
         questions.asked.add_done_callback(lambda _: self._wake.set())
+
+    def _those_that_go_on(
+        self, worker: str, questions: _Questions, calls: Mapping[str, _Unwanted]
+    ) -> Mapping[str, _Unwanted]:
+        """Return those of *calls* that *worker* has not said to have ended when it was asked last."""
+        left = None if questions.asked is None or questions.asked.cancelled() else questions.asked.result()
+        questions.asked = None
+        questions.unanswered = questions.unanswered + 1 if left is None else 0
+        if left is not None:
+            ended = set(questions.keys) - set(left)
+            self._forget(ended)
+            calls = {key: call for key, call in calls.items() if key not in ended}
+        stuck = sum(call.state is State.STUCK for call in calls.values())
+        if stuck >= self._workers.threads.get(worker, 0):
+            # The scheduler, to which these calls have ended, takes the worker for idle, and moves others there.
+            in_background(self._owner.take_back_from, worker)
+        return calls
+
+    def _begin_time_of(self, calls: Iterable[_Unwanted]) -> None:
+        """Have the time run that *calls* have to end."""
+        with self._lock:
+            for call in calls:
+                call.becomes(State.TOLD)
 
     def _forget(self, keys: Iterable[str]) -> None:
         with self._lock:

@@ -549,6 +549,29 @@ def test_values_are_saved_from_and_to_workers_that_answer(
     assert saved == ([] if targets is None else [(["key"], {"n": 1, "workers": targets})])
 
 
+def test_a_call_has_its_time_from_when_it_is_told_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Nobody comes to look at it for as long as its time is.
+    monkeypatch.setattr(stopping, "_GATHER", 1.0)
+    asked: list[Any] = []
+
+    def ask(_: str, question: Any, keys: tuple[str, ...]) -> Future[Any]:
+        asked.append(question)
+        monkeypatch.setattr(stopping, "_GATHER", 0.01)
+        answer: Future[Any] = Future()
+        # It goes on after it was told, and has ended when it is looked at next.
+        answer.set_result(keys if len(asked) == 1 else ())
+        return answer
+
+    workers: Any = SimpleNamespace(threads={"it": 1}, ask=ask)
+    owner: Any = SimpleNamespace(is_making_calls=lambda _: False, will_die=asked.append)
+    client = SimpleNamespace(cancel=lambda *_, **__: None)
+    its = stopping.Stopping(client, "run", workers, owner, patience=1.0, grace=0.5, tell=asked.append)
+    its.give_up([("key", "it", None)])
+    _wait_until(lambda: not its.goes_on)
+    its.close()
+    assert asked == [orders.stop, orders.running]
+
+
 def test_only_workers_are_chosen_that_have_what_a_call_needs(pool: DaskPool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool._workers, "look", lambda _: None)
     monkeypatch.setattr(pool._workers, "threads", {"a": 1, "b": 1, "c": 1})
