@@ -61,8 +61,8 @@ class SenderProcess:
         self._owner = os.getpid()
         self._lock = threading.Lock()
         self._number = 0
-        #: Called when the process says that it is still at the last question.
-        self._on_busy: Callable[[], None] = nothing
+        #: For how many seconds that this process has run nothing was heard of the other one.
+        self._silent = 0.0
         #: Whether there was no answer to the last question.
         self._waits = False
         self._process = subprocess.Popen(  # noqa: S603  (this interpreter, and a command of ours)
@@ -135,19 +135,25 @@ class SenderProcess:
 
     @contextlib.contextmanager
     def _within(self, seconds: float) -> Iterator[None]:
-        """End the process where nothing was heard of it for *seconds*."""
-        ends = [_later(seconds, self._process.kill)]
+        """End the process where nothing was heard of it for *seconds*.
 
-        def go_on() -> None:
-            ends.pop().cancel()
-            ends.append(_later(seconds, self._process.kill))
+        They are counted, and not read off a clock: who was suspended (Ctrl-Z) has not read what was said meanwhile.
+        """
+        is_over = threading.Event()
+        self._silent = 0.0
 
-        self._on_busy = go_on
+        def count() -> None:
+            while not is_over.wait(_SIGN):
+                self._silent += _SIGN
+                if self._silent >= seconds:
+                    self._process.kill()
+                    return
+
+        threading.Thread(target=count, name="flowforge-sender", daemon=True).start()
         try:
             yield
         finally:
-            self._on_busy = nothing
-            ends.pop().cancel()
+            is_over.set()
 
     def _ask(self, what: str, **rest: Any) -> Any:
         with self._lock:
@@ -176,7 +182,7 @@ class SenderProcess:
             if answer["number"] == self._number:
                 if "busy" not in answer:
                     return answer
-                self._on_busy()
+                self._silent = 0.0
 
     def _write(self, message: Any) -> None:
         rest = memoryview(json.dumps(message).encode("ascii") + b"\n")

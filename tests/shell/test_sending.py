@@ -146,6 +146,26 @@ def test_one_that_waits_for_its_store_says_that_it_is_there(
     assert unsent.endswith("it has not answered for 6 s (ini flowforge_send_farewell)")
 
 
+def test_a_run_that_is_suspended_while_it_waits_has_not_heard_nothing(tmp_path: Path) -> None:
+    done = run_script(
+        tmp_path,
+        """
+        import signal, subprocess
+        from pytest_flowforge.storage import sender_process
+
+        sender_process._STUCK = 4.0
+        sender.pull(settles=False)
+        Path("here/durations.json").write_text("{}", encoding="ascii")
+        # Who writes there waits for a reader that never comes.
+        os.mkfifo("store/durations.json")
+        # Ctrl-Z, and "fg" after longer than that.
+        subprocess.Popen(["sh", "-c", f"sleep 1; kill -STOP {os.getpid()}; sleep 5.5; kill -CONT {os.getpid()}"])
+        print(sender.end([], 8.0))
+        """,
+    )
+    assert "it has not answered for 8 s" in done.stdout, done.stderr
+
+
 def test_an_interrupt_while_it_waits_ends_it_at_once(begin: Callable[[str], SenderProcess]) -> None:
     first, second = begin("here"), begin("there")
     first.take(0.0)
