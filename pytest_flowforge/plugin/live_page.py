@@ -39,8 +39,8 @@ __all__ = ["LivePage"]
 _SHARE = 50
 #: Seconds between two writings, at least: nobody reads faster.
 _LEAST = 2.0
-#: Seconds after which the page loads itself again, at most.
-_LONGEST_REFRESH = 60.0
+#: And at most, also when one took long because the machine stood still. So often the page loads itself again, too.
+_MOST = 60.0
 _LONGEST_VALUE = 200
 #: Seconds that a fork waits for a page that is being written.
 _PATIENCE = 10.0
@@ -159,13 +159,13 @@ class LivePage:
             timer.call_off()
         began = self._clock()
         try:
-            self._file.write(self._page.render(self._now(), refresh and min(refresh, _LONGEST_REFRESH)))
+            self._file.write(self._page.render(self._now(), refresh))
             self._final = refresh is None
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody's task is to fail of it
             self._given_up = True
             self._tell(f"--ff-report {self._name}: {one_line(error)}; nothing more is written there")
         ended = self._clock()
-        self._wait = max(_SHARE * (ended - began), _LEAST)
+        self._wait = min(max(_SHARE * (ended - began), _LEAST), _MOST)
         self._due = ended + self._wait
 
     def close(self) -> None:

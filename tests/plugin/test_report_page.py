@@ -157,6 +157,21 @@ def test_the_page_is_there_while_the_run_goes_on(flow: Flow, where: tuple[str, .
     assert facts_of(pytester.path / "run.html")["ended"]
 
 
+def test_one_writing_that_took_long_does_not_keep_the_page_back(flow: Flow) -> None:
+    stands_still = """
+import time
+from pytest_flowforge.plugin import live_page
+class Page(live_page.Page):
+    def render(self, now, refresh):
+        if self._gathering.last == self._gathering.began:
+            time.sleep(1.5)
+        return super().render(now, refresh)
+live_page.Page = Page
+live_page._MOST = 3.0
+"""
+    flow({"conftest.py": stands_still, "flow_it.py": _LOOKS}, "--ff-report=run.html").assert_outcomes(passed=2)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 def test_tasks_may_fork_while_a_page_is_due(flow: Flow) -> None:
     forks = """
