@@ -353,8 +353,12 @@ class Driver:
         return [*ended, StopRequested(reason, at)]
 
     def _strays(self) -> set[tuple[TaskId, int]]:
-        """Return attempts that no executor has, and the one that was cut off on its way there or back."""
-        strays = {(command.task, command.attempt) for command in self._commands if isinstance(command, StartAttempt)}
+        """Return attempts that no executor has, and the one that was cut off on its way there or back.
+
+        Those that are made ahead are still to be started: what becomes of them is told like any other end.
+        """
+        waiting = (command for command in self._commands if isinstance(command, StartAttempt))
+        strays = {(one.task, one.attempt) for one in waiting if not self._executor.is_made(one.task, one.attempt)}
         if self._at_hand is not None:
             strays.add(self._at_hand)
         return strays

@@ -67,6 +67,11 @@ class Executor(Protocol):
     def start(self, job: Job) -> None:
         """Begin *job*; returns soon or, where there is only this thread, does the work in :meth:`wait`."""
 
+    def is_made(self, task: TaskId, attempt: int) -> bool:
+        """Whether that attempt is being made, or has ended, although it was not started yet: it was sure to come."""
+        del task, attempt
+        return False
+
     def cancel(self, task: TaskId, attempt: int) -> None:
         """Stop that attempt if it can be stopped; its end need not be reported any more."""
 

@@ -49,6 +49,9 @@ class Standby(Executor):
         """Have *job* executed: by the first, which may know of an end that it has come to already."""
         self._first.start(job)
 
+    def is_made(self, task: TaskId, attempt: int) -> bool:
+        return self._first.is_made(task, attempt)
+
     def cancel(self, task: TaskId, attempt: int) -> None:
         for executor in self._both():
             executor.cancel(task, attempt)

@@ -214,6 +214,9 @@ class Workers(Executor):
             if ahead:
                 worker.send({"do": "run", "orders": ahead})
 
+    def is_made(self, task: TaskId, attempt: int) -> bool:
+        return (task, attempt) in self._ahead or (task, attempt) in self._early
+
     def cancel(self, task: TaskId, attempt: int) -> None:
         """Nobody waits for that attempt: a worker that makes it is ended."""
         key = (task, attempt)
@@ -240,7 +243,8 @@ class Workers(Executor):
         for job in waiting:
             self._not_begun((job.task, job.attempt))
         for worker in self._workers.values():
-            self._unwanted.update(list(worker.orders)[1:])
+            # Also the first: it may come back, too, where the worker is about to begin with it.
+            self._unwanted.update(worker.orders)
             if worker.orders:
                 # It may have heard of it before us, from the terminal, and have given all back by itself.
                 worker.send({"do": "recall"})

@@ -609,6 +609,29 @@ def test_one_that_has_ended_before_it_was_started_ends_at_once(chain: Office) ->
     assert outcomes(chain.wait()) == {"b": Success()}
 
 
+def test_what_is_sent_along_counts_as_made_until_it_is_started(chain: Office) -> None:
+    one = chain.hire("one")
+    chain.wait()
+    chain.start("a")
+    chain.wait()
+    assert [chain.workers.is_made(TaskId(task), 1) for task in "abc"] == [False, True, False]
+    chain.done(one, "a")
+    chain.done(one, "b")
+    assert chain.workers.is_made(TaskId("b"), 1)
+    chain.start("b")
+    assert not chain.workers.is_made(TaskId("b"), 1)
+
+
+def test_what_comes_back_when_all_is_interrupted_has_not_begun(office: Office) -> None:
+    one = office.hire("one")
+    office.wait()
+    office.start("a")
+    office.wait()
+    office.workers.interrupt()
+    one.channel.callback(encode({"is": "returned", "tasks": [("a", 1)]}))
+    assert outcomes(office.wait()) == {"a": Failure(FailureKind.INTERRUPTED, "it had not begun")}
+
+
 def test_nothing_follows_a_failure(chain: Office) -> None:
     one = chain.hire("one")
     chain.wait()

@@ -598,6 +598,28 @@ def test_what_no_executor_has_yet_gets_no_grace() -> None:
     assert run.clock.now() == 2.0
 
 
+def test_what_an_executor_makes_ahead_has_its_grace_like_others() -> None:
+    run = Run(
+        task("a"),
+        task("ahead", "a"),
+        task("not yet", "a"),
+        slots=2,
+        patience=60.0,
+    )
+
+    def interrupt(event: Event) -> None:
+        run.note(event)
+        if isinstance(event, TaskMoved) and event.task == "ahead" and event.after is TaskState.RUNNING:
+            raise KeyboardInterrupt
+
+    run.listen(interrupt)
+    run.executor.is_made = lambda task, attempt: (task, attempt) == ("ahead", 1)  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        run.driver.run()
+    assert run.states == {"a": "success", "ahead": "success", "not yet": "interrupted"}
+    assert run.executed == ["start a 1", "interrupt  0", "start ahead 1", "cancel not yet 1"]
+
+
 @pytest.mark.parametrize("patience", [0.0, 60.0])
 def test_ends_that_came_before_an_interrupt_are_not_lost_when_there_is_a_grace(patience: float) -> None:
     def conclude(end: Finished) -> Finished:
