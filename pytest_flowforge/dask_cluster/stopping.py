@@ -261,27 +261,26 @@ class Stopping:
         if questions.asked is not None:
             if not questions.asked.done():
                 return
-            calls = self._those_that_go_on(worker, questions, calls)
+            left = None if questions.asked.cancelled() else questions.asked.result()
+            questions.asked = None
+            calls = self._those_that_go_on(worker, questions, calls, left)
         told = {key: call for key, call in calls.items() if call.state is State.TOLD}
         is_deaf = questions.unanswered >= _DEAF
+        are_told = questions.told.issuperset(told)
         # It begins when they are told: this thread may have stood still since they were given up.
-        had_time = bool(told) and all(
-            key in questions.told and now > call.since + self._grace for key, call in told.items()
-        )
+        had_time = bool(told) and are_told and all(now > call.since + self._grace for call in told.values())
         if had_time and (is_deaf or not self._owner.is_making_calls(worker)):
-            with self._lock:
-                for call in told.values():
-                    call.becomes(State.RESTARTING)
+            self._become(told.values(), State.RESTARTING)
             in_background(self._restart, worker, told, is_deaf=is_deaf)
             return
-        if not questions.told.issuperset(told):
+        if not are_told:
             questions.ask_at, questions.tell_at, questions.pause = now, now, _PAUSE
         if not calls or now < questions.ask_at:
             return
         # What is raised may meet code that ignores it: a destructor, a callback. Yet what cleans up needs its time.
         is_told = bool(told) and now >= questions.tell_at
         if is_told:
-            self._begin_time_of(told[key] for key in told.keys() - questions.told)
+            self._become((told[key] for key in told.keys() - questions.told), State.TOLD)
             questions.tell_at, questions.told = now + _AGAIN, frozenset(told)
         questions.ask_at = now + (questions.pause if told else _LOOK)
         questions.pause = min(2 * questions.pause, _LONGEST_PAUSE)
@@ -290,11 +289,12 @@ class Stopping:
         questions.asked.add_done_callback(lambda _: self._wake.set())
 
     def _those_that_go_on(
-        self, worker: str, questions: _Questions, calls: Mapping[str, _Unwanted]
+        self, worker: str, questions: _Questions, calls: Mapping[str, _Unwanted], left: Collection[str] | None
     ) -> Mapping[str, _Unwanted]:
-        """Return those of *calls* that *worker* has not said to have ended when it was asked last."""
-        left = None if questions.asked is None or questions.asked.cancelled() else questions.asked.result()
-        questions.asked = None
+        """Return those of *calls* that may still go on.
+
+        Of those that *worker* was asked about, *left* do; None where it has not answered.
+        """
         questions.unanswered = questions.unanswered + 1 if left is None else 0
         if left is not None:
             ended = set(questions.keys) - set(left)
@@ -306,11 +306,10 @@ class Stopping:
             in_background(self._owner.take_back_from, worker)
         return calls
 
-    def _begin_time_of(self, calls: Iterable[_Unwanted]) -> None:
-        """Have the time run that *calls* have to end."""
+    def _become(self, calls: Iterable[_Unwanted], state: State) -> None:
         with self._lock:
             for call in calls:
-                call.becomes(State.TOLD)
+                call.becomes(state)
 
     def _forget(self, keys: Iterable[str]) -> None:
         with self._lock:
@@ -328,9 +327,7 @@ class Stopping:
             if is_restarted:
                 self._forget(calls)
             else:
-                with self._lock:
-                    for call in calls.values():
-                        call.becomes(State.STUCK)
+                self._become(calls.values(), State.STUCK)
             self._wake.set()
         if not is_restarted:
             self._owner.take_back_from(worker)
