@@ -230,6 +230,27 @@ HEARD = """
 """
 
 
+#: A conftest.py with which the time of a session is up when ``is_up(engine)`` says so, which is to be put before: how
+#: long processes take to start is a matter of the machine.
+TIME_IS_UP = """
+    import time
+
+    from pytest_flowforge.plugin.session_time import SessionTime
+
+    is_over_by = SessionTime._is_over_by
+
+    def wait_for_it(self, at):
+        while not is_up(self._engine):
+            if self._over.wait(0.01):
+                return True
+        SessionTime._is_over_by = is_over_by
+        self._at = time.monotonic()
+        return False
+
+    SessionTime._is_over_by = wait_for_it
+"""
+
+
 class Begin(Protocol):
     """What the fixture ``begin`` is: a function that begins to run what :class:`Flow` has written."""
 

@@ -17,7 +17,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from tests.plugin.conftest import wait_until, words
+from tests.plugin.conftest import TIME_IS_UP, wait_until, words
 from tests.plugin.keeping import ends_in, journal_of, make_ready, ran_in, reasons_in, records_in, states_in
 from tests.plugin.test_executors_agree import ends
 
@@ -1064,32 +1064,17 @@ _SESSION = """
 """
 
 
-#: The time of the session is up as soon as so many tasks hang, and that is known: how long processes take to start is a
-#: matter of the machine.
-_UP_WHEN_IT_HANGS = """
-    import time
+#: The time of the session is up as soon as so many tasks hang, and that is known.
+_UP_WHEN_IT_HANGS = f"""
     from contextlib import suppress
     from pathlib import Path
 
-    from pytest_flowforge.plugin.session_time import SessionTime
-
-    is_over_by = SessionTime._is_over_by
-
-    def hang(engine):
+    def is_up(engine):
         with suppress(RuntimeError):
             known = sum("hangs" in task for task, _ in engine.running)
             return min(known, len(list(Path().glob("hanging-*")))) >= NUMBER
         return False
-
-    def wait_for_the_task(self, at):
-        while not hang(self._engine):
-            if self._over.wait(0.01):
-                return True
-        SessionTime._is_over_by = is_over_by
-        self._at = time.monotonic()
-        return False
-
-    SessionTime._is_over_by = wait_for_the_task
+    {TIME_IS_UP}
 """
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.plugin.conftest import wait_until
+from tests.plugin.conftest import TIME_IS_UP, wait_until
 from tests.plugin.keeping import make_ready, ran_in, reasons_in, run_ids, states_in
 
 if TYPE_CHECKING:
@@ -125,49 +125,39 @@ _FILES = {
             import loky
             return loky.ProcessPoolExecutor(workers, initializer=check)
     """,
-    "conftest.py": """
-        import errno
-        import os
-        from pathlib import Path
+    "conftest.py": f"""
+    import errno
+    import os
+    from pathlib import Path
 
-        from pytest_flowforge.plugin.session_time import SessionTime
-        from pytest_flowforge.storage.files import Files
+    from pytest_flowforge.storage.files import Files
 
-        is_over_by = SessionTime._is_over_by
+    def is_up(engine):
+        return Path("late").exists()
+    {TIME_IS_UP}
+    make = Files.__init__
 
-        def wait_for_the_file(self, at):
-            while not Path("late").exists():
-                if self._over.wait(0.01):
-                    return True
-            SessionTime._is_over_by = is_over_by
-            return False
+    def make_full(self):
+        make(self)
+        write = self.write
 
-        # The time of a session is up when this file is there: some machines are slow.
-        SessionTime._is_over_by = wait_for_the_file
+        def write_if_there_is_room(*args):
+            if Path("full").exists():
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return write(*args)
 
-        make = Files.__init__
+        self.write = write_if_there_is_room
 
-        def make_full(self):
-            make(self)
-            write = self.write
+    Files.__init__ = make_full
 
-            def write_if_there_is_room(*args):
-                if Path("full").exists():
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                return write(*args)
+    def pytest_sessionstart(session):
+        global this
+        this = session
 
-            self.write = write_if_there_is_room
-
-        Files.__init__ = make_full
-
-        def pytest_sessionstart(session):
-            global this
-            this = session
-
-        def pytest_runtest_logreport(report):
-            enough = report.nodeid.endswith("flow_work[a]") and report.when == "call" and Path("enough").exists()
-            if enough and not hasattr(this.config, "workerinput"):
-                this.shouldstop = "seen enough"
+    def pytest_runtest_logreport(report):
+        enough = report.nodeid.endswith("flow_work[a]") and report.when == "call" and Path("enough").exists()
+        if enough and not hasattr(this.config, "workerinput"):
+            this.shouldstop = "seen enough"
     """,
 }
 

@@ -93,5 +93,7 @@ def say(path: Path, what: object) -> None:
 
 
 def until_there(path: Path) -> None:
+    until = time.monotonic() + 60
     while not path.exists():
+        assert time.monotonic() < until, f"{path} is not there"
         time.sleep(0.005)

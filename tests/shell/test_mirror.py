@@ -546,6 +546,19 @@ def test_a_store_that_is_gone_is_said_at_the_end(store: FakeStore, machines: Any
     assert unsent.startswith(f"the last 3 records are only in {here.place.path}, and not in fake://{ROOT}: cannot ")
 
 
+def silence(store: FakeStore, asked: threading.Event | None = None) -> threading.Event:
+    """Have *store* answer when what is returned is set, at last after 30 s; *asked* is set once it has been asked."""
+    answers = threading.Event()
+
+    def be_silent(_: str) -> None:
+        if asked is not None:
+            asked.set()
+        answers.wait(30)
+
+    store.before = be_silent
+    return answers
+
+
 def test_a_store_that_falls_silent_is_not_waited_for_at_the_end(
     store: FakeStore, machines: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -554,12 +567,7 @@ def test_a_store_that_falls_silent_is_not_waited_for_at_the_end(
     sender = sender_of(store, here)
     run = here.place.new_run(1_800_000_000.0)
     list(here.write(1, 2, 3, run=run))
-    answers = threading.Event()
-
-    def be_silent(_: str) -> None:
-        answers.wait(30)
-
-    store.before = be_silent
+    answers = silence(store)
     sender.begin(run)
     begun = time.monotonic()
     told: list[float] = []
@@ -583,13 +591,8 @@ def test_that_it_takes_long_is_said_while_it_does(
     sender = sender_of(store, here)
     run = here.place.new_run(1_800_000_000.0)
     list(here.write(1, run=run))
-    answers = threading.Event()
-
-    def be_silent(_: str) -> None:
-        # Until that is said, and no longer than anybody waits.
-        answers.wait(30)
-
-    store.before = be_silent
+    # Until that is said.
+    answers = silence(store)
     sender.begin(run)
     assert sender.end([], 60.0, answers.set) == ([], "")
     assert answers.is_set()
@@ -634,15 +637,10 @@ def test_what_has_failed_at_the_end_is_not_tried_once_more(store: FakeStore, mac
     sender = sender_of(store, here)
     run = here.place.new_run(1_800_000_000.0)
     list(here.write(1, 2, 3, run=run))
-    asked, ends = threading.Event(), threading.Event()
-
-    def fall_silent(_: str) -> None:
-        # As a call does whose answer does not come: it fails in the end.
-        asked.set()
-        ends.wait(30)
-
+    asked = threading.Event()
+    # As a call does whose answer does not come: it fails in the end.
+    ends = silence(store, asked)
     store.fail_at, store.stay = len(store.calls), True
-    store.before = fall_silent
     before = len(store.calls)
     sender.begin(run)
     assert asked.wait(20)

@@ -427,8 +427,7 @@ def test_clean_up_is_done_when_nobody_awaits_the_run_any_more() -> None:
 
     async def main() -> None:
         running = asyncio.ensure_future(long.arun())
-        while not began.is_set():  # noqa: ASYNC110 - it is set by another thread
-            await asyncio.sleep(0.01)
+        assert await asyncio.to_thread(began.wait, 60)
         running.cancel()
         # What was cancelled is told so before this has waited.
         await asyncio.sleep(0.1)

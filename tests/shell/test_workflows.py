@@ -40,6 +40,7 @@ from pytest_flowforge import (
     task,
 )
 from pytest_flowforge.core.messages import RunBegan, RunEnded, TaskMoved
+from tests.shell.jobs import until_there
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -825,13 +826,6 @@ def test_ctrl_c_stops_in_order_and_is_raised(executor: str, tmp_path: Path) -> N
     assert Checkpoint(tmp_path / "runs").result("quick") == 1
 
 
-def _until_there(path: Path) -> None:
-    until = time.monotonic() + 60
-    while not path.exists():
-        assert time.monotonic() < until
-        time.sleep(0.005)
-
-
 def test_awaiting_a_run(usual: dict[str, Any], tmp_path: Path) -> None:
     async def main() -> Run:
         async def tick() -> None:
@@ -841,7 +835,7 @@ def test_awaiting_a_run(usual: dict[str, Any], tmp_path: Path) -> None:
 
         # The run can not end unless the loop goes on meanwhile.
         ticking = asyncio.ensure_future(tick())
-        slow = Task("slow", _until_there, arguments={"path": tmp_path / "ticked"})
+        slow = Task("slow", until_there, arguments={"path": tmp_path / "ticked"})
         run = await Scheduler(TaskGraph([slow]), **usual).arun()
         await ticking
         return run
@@ -860,8 +854,7 @@ def test_a_run_that_is_awaited_no_more_is_stopped() -> None:
         graph = TaskGraph([Task("slow", slow), Task("clean", int, depends_on="slow", when="always")])
         long = Scheduler(graph, executor="thread", workers=2)
         running = asyncio.ensure_future(long.arun())
-        while not began.is_set():  # noqa: ASYNC110 - it is set by another thread
-            await asyncio.sleep(0.01)
+        assert await asyncio.to_thread(began.wait, 60)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
